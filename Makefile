@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt \
-	  torch -e '.[train,export,serve,embedded,datasets,ray,gateway,otel,bench,dev]'
+	  torch -e '.[train,export,serve,embedded,datasets,ray,gateway,https,otel,bench,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## draw streets, export, serve through Triton, render at 2048x1024: build/demo/index.html

@@ -4,7 +4,7 @@ Both answer the same PNG files of maps with the same format of picture, from one
 a model that draws nothing, and take turns: one request each, then one load each, round by round.
 The client decodes nothing. Prints a table and, as its last line, one JSON document.
 
-    python benchmarks/experiments/gateway_costs.py --size 2048x1024 --format jpg
+    python benchmarks/experiments/encoded_path.py --size 2048x1024 --format jpg
 """
 
 from __future__ import annotations
