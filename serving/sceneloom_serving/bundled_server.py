@@ -48,7 +48,8 @@ class BundledServer:
         """
         (folder / "python").mkdir(parents=True)
         for file in (*self.backend.iterdir(), self.stub):
-            (folder / "python" / file.name).symlink_to(file)
+            if file.is_file():  # not the __pycache__ of an installation that compiles
+                (folder / "python" / file.name).symlink_to(file)
 
     def environment(self) -> dict[str, str]:
         """This process's environment with the stub's library path and PATH."""

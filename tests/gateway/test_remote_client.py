@@ -154,14 +154,12 @@ def test_render_keeps_the_pictures_as_they_came(
     secured: Secured, tmp_path: Path, format: str
 ) -> None:
     write_folder(tmp_path / "maps", small_maps(24))
-    before = len(secured.gateway.log())
     command = ("render", tmp_path / "maps", tmp_path / "pictures", "--format", format)
     done = run_here(*command, *secured.flags, "--log", "none")
     assert done.returncode == 0, done.stderr
     assert "the gateway; pictures come as" in done.stdout
     verified = run_here(*command, *secured.flags, "--verify")
     assert verified.returncode == 0, verified.stdout
-    answers = [line["sent"] for line in secured.gateway.log()[before:] if line["method"] == "POST"]
     with (
         Manifest(tmp_path / "pictures" / FILE_NAME) as manifest,
         TritonSynthesizer(secured.triton.url) as direct,
@@ -169,8 +167,7 @@ def test_render_keeps_the_pictures_as_they_came(
         rows = list(manifest.rows())
         assert len(rows) == 24
         assert {row.origin.bundle_hash for row in rows} == {"a" * 64}
-        assert sorted(row.output_bytes for row in rows) == sorted(answers)
-        for row in rows[:3]:  # bytes of the same encoder, of the same picture
+        for row in rows:  # bytes of the same encoder, of the same picture
             label, instance = small_maps(24)[row.key]
             labels, instances = (np.asarray(_gray(data)) for data in (label, instance))
             channels, _ = direct.contract.schema.to_channels(labels)  # type: ignore[union-attr]
@@ -285,16 +282,18 @@ def test_a_limited_key_slows_a_run_and_loses_nothing(secured: Secured, tmp_path:
     time.sleep(1.1)  # the gateway reads the file again then
     (tmp_path / "bob.key").write_text(text)
     write_folder(tmp_path / "maps", small_maps(16))
-    start, before = time.monotonic(), len(secured.gateway.log())
+    start = time.monotonic()
     done = run_here(
         *("render", tmp_path / "maps", tmp_path / "pictures", "--log", "none"),
         *("--url", secured.gateway.url, "--ca", secured.ca, "--api-key", tmp_path / "bob.key"),
     )
     assert done.returncode == 0, done.stdout
-    statuses = [line["status"] for line in secured.gateway.log()[before:]]
+    assert time.monotonic() - start > 2
+    statuses: list[int] = []
+    while statuses.count(200) < 17 and time.monotonic() < start + 60:  # lines follow their answers
+        statuses = [line["status"] for line in secured.gateway.log() if line["key"] == "bob"]
     assert statuses.count(200) == 17  # the model, and each picture once
     assert 0 < statuses.count(429) <= 30  # a client that does not wait sends hundreds
-    assert time.monotonic() - start > 2
 
 
 class FakeGateway(BaseHTTPRequestHandler):
