@@ -124,7 +124,7 @@ STREETS = Table(
     classes=CONFIGS / "street-classes.json",
     judge_flags=flags_of(
         "--network unet --width 16 --size 256x128 --epochs 14 --batch 4 --learning-rate 2e-3"
-        " --balance 0.5 --precision bfloat16 --workers 1 --cache 1500 --half"
+        " --balance 0.5 --precision auto --workers 1 --cache 1500 --half"
     ),
     judge=JUDGE,
     trained_rows=(
@@ -213,7 +213,7 @@ CAMVID = Table(
     classes=CONFIGS / "camvid-classes.json",
     judge_flags=flags_of(
         "--network unet --width 24 --size 256x192 --epochs 60 --batch 4 --learning-rate 2e-3"
-        " --balance 0.5 --precision bfloat16 --workers 1 --cache 400"
+        " --balance 0.5 --precision auto --workers 1 --cache 400"
     ),
     judge=None,
     trained_rows=(

@@ -347,6 +347,7 @@ def training_record(cell: Cell, place: Place, run: Path) -> dict[str, Any]:
         "parameters": record["parameters"],
         "perceptual_loss": record["perceptual_loss"],
         "settings": settings,
+        "precision": record["precision"],
         "versions": record["versions"],
         "machine": describe_machine(),
     }

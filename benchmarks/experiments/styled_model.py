@@ -50,8 +50,6 @@ class StyledModelSettings:
     """Folder for the training run and the evaluations."""
     segmenter: Path = JUDGE
     """The judge."""
-    precision: str = "float32"
-    """Precision of the training; bfloat16 if the processor has it."""
 
 
 def main(
@@ -69,10 +67,7 @@ def main(
         cores = os.cpu_count() or 1
         write_streets(settings.streets, split, seeds, height=HEIGHT, width=WIDTH, processes=cores)
     run, streets = settings.work, ("--data.root", str(settings.streets))
-    precision = ("--compute.precision", settings.precision)
-    run_sceneloom(
-        "train", str(STREETS.config), "--out", str(run), *streets, *precision, *MODERN, *STYLED
-    )
+    run_sceneloom("train", str(STREETS.config), "--out", str(run), *streets, *MODERN, *STYLED)
     clustered = run / "clustered"
     run_sceneloom(
         *("styles", str(run / "model"), "--out", str(clustered), "--layout", "pix2pixhd"),

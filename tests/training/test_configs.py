@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import tomllib
+import torch
 from support import CHECKOUT
 from trees import WRITERS
 
 from sceneloom import cli
 from sceneloom_training.checkpoint import load_checkpoint
+from sceneloom_training.process import choose_precision
 
 CONFIGS = sorted((CHECKOUT / "training" / "configs").glob("*.toml"))
 TINY = {
@@ -87,8 +89,22 @@ def test_loads_and_takes_a_step(config: Path, tmp_path: Path) -> None:
         for name, value in fields.items():
             if f"{section}.{name}" not in changed:
                 assert record["settings"][section][name] == value, (section, name)
+    assert record["precision"] in ("float32", "bfloat16")
     bundle = load_checkpoint(tmp_path / "run" / "model")
     assert bundle.provenance["steps"] == 1
     assert bundle.contract is not None
     assert bundle.contract.boundaries == says["generator"].get("boundaries", True)
     assert (bundle.encoder is not None) == ("style" in says)
+
+
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "expected"),
+    [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")],
+)
+def test_precision_auto_is_bfloat16_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, amx: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert choose_precision("auto", torch.device("cpu")) == expected
+    assert choose_precision("bfloat16", torch.device("cpu")) == "bfloat16"

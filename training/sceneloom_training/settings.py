@@ -23,7 +23,7 @@ GanMode: TypeAlias = Literal["least_squares", "vanilla", "hinge"]
 PaddingMode: TypeAlias = Literal["reflect", "replicate", "zeros"]
 """Values beyond the edge: ``reflect`` as published; the others cost engines less."""
 
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 """Type of convolutions while training."""
 
 Device: TypeAlias = Literal["cpu", "cuda"]
@@ -176,7 +176,10 @@ class ComputeSettings:
     device: DeviceChoice = "auto"
     """auto takes a GPU if one exists."""
     precision: Precision = "float32"
-    """Precision of convolutions: 16 bits by autocast over float32 weights; float64 for proofs."""
+    """Precision of convolutions: 16 bits by autocast over float32 weights; float64 for proofs.
+    auto takes bfloat16 where the device has it, else float32: a processor without it is many times
+    slower in bfloat16.
+    """
     channels_last: bool = True
     """Keep tensors in the memory order that convolutions prefer."""
     compile: bool = False
@@ -300,8 +303,8 @@ class SegmenterSettings:
     """Share of the steps in which the learning rate rises from zero."""
     balance: _Share = 0.0
     """Raise rare classes: 0 weighs all pixels alike, 1 all classes; 0.5 for a short training."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of convolutions; bfloat16 is faster where the processor has it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Precision of convolutions; auto takes bfloat16 where the device has it, else float32."""
     flip: bool = True
     """Mirror left to right, with a chance of one half."""
     photometric: bool = True

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sceneloom_training.batches import Batch
 from sceneloom_training.networks import Generator, SynthesisNetwork, balance_phases
 from sceneloom_training.objective import Objective
-from sceneloom_training.process import World, random_states, set_random_states
+from sceneloom_training.process import World, choose_precision, random_states, set_random_states
 from sceneloom_training.schedule import Schedule, enclosed_parameters
 from sceneloom_training.settings import TrainSettings
 
@@ -36,7 +36,9 @@ class TrainStep:
     ) -> None:
         self.settings, self.schedule, self.world, self.device = settings, schedule, world, device
         compute = settings.compute
-        if compute.precision == "float64":
+        self.precision = choose_precision(compute.precision, device)
+        """Precision of convolutions, never auto."""
+        if self.precision == "float64":
             objective.double()
             objective.dtype = torch.float64
         objective.to(device)
@@ -59,7 +61,7 @@ class TrainStep:
             torch.optim.Adam(group, lr=o.learning_rate, betas=(o.beta1, o.beta2), fused=True)
             for group in map(list, groups)
         ]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "float16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "float16")
         self._model: nn.Module = objective
 
     @property
@@ -122,7 +124,7 @@ class TrainStep:
     def differentiate(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Compute a step's gradients, averaged over passes and processes. Return mean losses."""
         accumulate = self.settings.optimizer.accumulate
-        dtype = _AUTOCAST.get(self.settings.compute.precision)
+        dtype = _AUTOCAST.get(self.precision)
         sums: dict[str, Tensor] = {}
         for number in range(accumulate):
             batch = {k: x.to(self.device, non_blocking=True) for k, x in next(batches).items()}

@@ -376,6 +376,7 @@ def make_record(
         },
         "processes": world.size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": process.choose_precision(settings.compute.precision, device),
         "versions": versions,
     }
 

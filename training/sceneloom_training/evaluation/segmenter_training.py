@@ -105,6 +105,7 @@ class _Run:
         )
         data_json, settings_json = to_json(data), to_json(settings)
         self.record = {"data": data_json, "photographs": len(opened), "settings": settings_json}
+        self.precision = process.choose_precision(settings.precision, self.device)
         process.seed_random_states(settings.seed)
         network = segmenter.build_network(settings.network, self.schema, width=settings.width)
         self.network = network.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -221,7 +222,7 @@ class _Run:
         truth = batch["label_map"].to(self.device).long()
         photos = batch["photo"].to(self.device).permute(0, 3, 1, 2).float() / 255
         pixels = segmenter.normalise(distort(photos) if self.settings.photometric else photos)
-        half = self.settings.precision == "bfloat16"
+        half = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             logits = logits_of(self.network, pixels)
         loss = functional.cross_entropy(
