@@ -27,7 +27,7 @@ from sceneloom.rendering.servers import Address, Servers
 from sceneloom.rendering.settings import RenderSettings
 from sceneloom.request import Request, prepare, smallest_map
 from sceneloom.text import printable
-from sceneloom.triton.client import TritonSynthesizer
+from sceneloom.triton.client import TritonSynthesizer, connect
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.transport import Timeouts, server_address
 
@@ -61,7 +61,8 @@ class _Drawing(Connection):
     """A connection that draws single requests, always of the version found at connect."""
 
     def __init__(self, url: str, *, model: str, timeouts: Timeouts) -> None:
-        transport = GrpcTransport(url)
+        transport = connect(url, model=model, timeouts=timeouts)
+        assert isinstance(transport, GrpcTransport), "a gRPC address"
         newest = TritonSynthesizer(url, model=model, timeouts=timeouts, transport=transport)
         synthesizer = TritonSynthesizer(
             url, model=model, version=newest.version, timeouts=timeouts, transport=transport
