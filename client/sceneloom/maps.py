@@ -394,8 +394,8 @@ def unlabelled_hint(schema: LabelSchema) -> str:
     if schema.unlabelled is None:
         return f"{schema.name} has {_NO_UNLABELLED}"
     return (
-        f"To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled, or "
-        "--data.unknown unlabelled where a data set is read"
+        f"To read them as unlabelled ({schema.unlabelled}): --unknown unlabelled, for a data set "
+        "--data.unknown unlabelled, at a gateway the field unknown=unlabelled"
     )
 
 

@@ -87,6 +87,12 @@ _BODY: dict[str, Any] = {
                         "description": "In place of a missing instance map: edges of the labels, "
                         "or their connected components.",
                     },
+                    "unknown": {
+                        "type": "string",
+                        "enum": ["error", "unlabelled"],
+                        "description": "Refuse ids outside the model's schema, or read them as "
+                        "its unlabelled id.",
+                    },
                     "style_seed": {"type": "integer", "description": "Draw styles for things."},
                     "style_of": {"type": "string", "enum": ["things", "all"]},
                     "style": {

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, cast
+from typing import Annotated, cast, get_args
 
 import numpy as np
 from annotated_types import Interval
@@ -22,7 +22,7 @@ from starlette.requests import Request as HttpRequest
 from sceneloom.contract import Contract
 from sceneloom.errors import InputError, MissingInputError, SceneLoomError
 from sceneloom.map_reading import Boundaries, MapReader, MapReading, check_boundaries
-from sceneloom.maps import Array
+from sceneloom.maps import Array, OnUnknown
 from sceneloom.pictures import EncodedFormat
 from sceneloom.png import SIGNATURE
 from sceneloom.request import Request, prepare
@@ -35,7 +35,7 @@ from sceneloom_gateway.problems import Problem, problem_of
 MEDIA: dict[EncodedFormat, str] = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 """Format -> its media type, the preferred one first."""
 FILES = ("label", "instances")
-OPTIONS = ("boundaries", "quality", "style", "style_of", "style_rows", "style_seed")
+OPTIONS = ("boundaries", "quality", "style", "style_of", "style_rows", "style_seed", "unknown")
 _MOST_FIELDS = 8
 _MOST_FIELD_BYTES = 64 << 10
 
@@ -65,7 +65,14 @@ class Upload:
         with _field("boundaries"):
             reading = MapReading(boundaries=cast(Boundaries, boundaries))
             check_boundaries(reading, contract)
-        reader = MapReader(contract.schema, reading, max_pixels=max_pixels)
+        unknown = options.get("unknown", "error")
+        if unknown not in get_args(OnUnknown):
+            choices = " or ".join(get_args(OnUnknown))
+            raise Problem(422, f"unknown is {unknown[:40]!r}; it is {choices}", field="unknown")
+        with _field("unknown"):
+            reader = MapReader(
+                contract.schema, reading, unknown=cast(OnUnknown, unknown), max_pixels=max_pixels
+            )
         with _field("label"):
             label_map = reader.label_map(self.label, name=self.label_name)
         instances = None

@@ -35,7 +35,7 @@ from sceneloom_gateway.inputs import unknown_field, whole_number
 from sceneloom_gateway.jobs import Job, Jobs, JobSettings, Ticket, disk_problem
 from sceneloom_gateway.problems import MEDIA_TYPE, Problem
 
-_WORDS = ("boundaries", "format", "style_of", "style_per")
+_WORDS = ("boundaries", "format", "style_of", "style_per", "unknown")
 _NUMBERS = ("looks", "quality", "style_seed")
 _PLACES = ("instances", "labels")
 OPTIONS = tuple(sorted((*_WORDS, *_NUMBERS, *_PLACES)))

@@ -80,7 +80,7 @@ def test_other_colours_are_counted_beside_the_nearest_of_the_schema() -> None:
         "a.png: 3 pixels of the colour (128, 64, 129), which cityscapes does not have (nearest: "
         "'road' (128, 64, 128)); 2 pixels of the colour (0, 0, 140), which cityscapes does not "
         "have (nearest: 'car' (0, 0, 142)). To read them as unlabelled (0): --unknown unlabelled, "
-        "or --data.unknown unlabelled where a data set is read"
+        "for a data set --data.unknown unlabelled, at a gateway the field unknown=unlabelled"
     )
     assert list(caught.value.counts.values()) == [3, 2] or sorted(caught.value.counts.values()) == [
         2,

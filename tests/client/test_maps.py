@@ -243,8 +243,8 @@ def test_unknown_ids_are_named_with_their_counts(tmp_path: Path) -> None:
         read_label_map(path, CITYSCAPES)
     assert str(caught.value) == (
         f"{path}: unknown label ids 255 (5 pixels), 77 (2 pixels); cityscapes has 0 to 34. To read "
-        "them as unlabelled (0): --unknown unlabelled, or --data.unknown unlabelled where a data "
-        "set is read"
+        "them as unlabelled (0): --unknown unlabelled, for a data set --data.unknown unlabelled, at "
+        "a gateway the field unknown=unlabelled"
     )
     assert caught.value.counts == {255: 5, 77: 2}
 

@@ -127,14 +127,17 @@ def test_the_gateway_of_each_is_https_with_keys_and_only_on_request(name: str) -
     assert gateway["profiles"] == ["gateway"]
     assert gateway["depends_on"] == {"triton": {"condition": "service_healthy"}}
     assert gateway["ports"] == ["127.0.0.1:8443:8443"]
-    (folder,) = gateway["volumes"]
+    folder, jobs = gateway["volumes"]
     assert folder["read_only"]
+    assert jobs["source"] == f"{folder['source']}/jobs"
+    assert not jobs.get("read_only")
     assert int(gateway["stop_grace_period"].removesuffix("s")) > ServerSettings().drain_seconds
     assert (CHECKOUT / gateway["build"]["dockerfile"]).is_file()
-    program, *flags = gateway["command"]
+    program, *flags = gateway["command"].split()
     given = dict(flag.split("=", 1) for flag in flags)
     files = {flag: value for flag, value in given.items() if value.startswith("/gateway/")}
     assert files.keys() == {"--triton-file", "--tls-cert", "--tls-key", "--keys"}
+    assert given["--jobs.folder"] == jobs["target"]
     readme = (CHECKOUT / "deploy" / "README.md").read_text()
     assert all(f"{Path(value).name}" in readme for value in files.values())
     help_text = run_command(program, "--help").stdout

@@ -91,15 +91,15 @@ def test_the_routes_are_described(client: httpx.Client) -> None:
 
 def test_options_and_broken_maps(client: httpx.Client) -> None:
     members = {f"maps/{n}.png": png(blocky_maps(48, 64, seed=n)[0]) for n in range(3)}
+    members["maps/3.png"] = png(np.full((48, 64), 99, np.uint8))  # no label of the model's
     members["maps/x.png"] = b"no picture"
-    job = submit(
-        client, zip_of(members), labels="maps", boundaries="labels", format="jpg", quality=50
-    )
+    options = {"labels": "maps", "boundaries": "labels", "format": "jpg", "unknown": "unlabelled"}
+    job = submit(client, zip_of(members), **options, quality=50)
     ended = wait(client, job["id"])
-    assert (ended["state"], ended["made"], ended["failed"]) == ("done", 3, 1)
+    assert (ended["state"], ended["made"], ended["failed"]) == ("done", 4, 1)
     assert ended["failures"][0].startswith("maps.zip/maps/x.png: ")  # no path of the server's
     found = result(client, job["id"])
-    assert set(found) == {"0.jpg", "1.jpg", "2.jpg", "manifest.jsonl"}
+    assert set(found) == {*(f"{n}.jpg" for n in range(4)), "manifest.jsonl"}
     assert decode_picture(found["0.jpg"]).shape == (48, 64, 3)
     assert b"jobs" not in found["manifest.jsonl"]
     assert [one["id"] for one in client.get(JOBS).json()].count(job["id"]) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,10 +17,12 @@ import httpx
 import numpy as np
 import pytest
 from gateways import Gateway, StartGateway, contract, png, serve_fake
+from map_sets import write_folder
 from support import blocky_maps, free_ports, run_command, save_published, wide_generator
 
 from sceneloom.maps import Array
 from sceneloom.pictures import decode_picture
+from sceneloom.rendering.manifest import FILE_NAME, Manifest
 from sceneloom.testing import FakeTransport
 from sceneloom.triton.client import TritonSynthesizer
 
@@ -117,10 +121,17 @@ def test_a_new_model_is_rolled_out_under_load(
     file = tmp_path / "servers.txt"
     file.write_text(f"{server.grpc}  # the first model\n")
     gateway = start_gateway("--triton-file", file, url="-")
+    maps, pictures = tmp_path / "maps", tmp_path / "pictures"
+    write_folder(maps, {f"{n:03d}": (files["label"], files["instances"]) for n in range(150)})
+    run = ["render", str(maps), str(pictures), "--url", gateway.url, "--in-flight", "1"]
     with (
         httpx.Client(base_url=gateway.url, timeout=60, trust_env=False) as client,
         Load(gateway, files, clients=4) as load,
+        subprocess.Popen([sys.executable, "-m", "sceneloom.cli", *run]) as rendering,
     ):
+        while len(list(pictures.rglob("*.png"))) < 10:
+            assert rendering.poll() is None
+            time.sleep(0.05)
         load.more()
         assert client.get("/v1/model").json()["bundle_hash"] == before
         file.write_text(f"{other_server.grpc}\n")
@@ -133,14 +144,22 @@ def test_a_new_model_is_rolled_out_under_load(
         gateway.process.send_signal(signal.SIGHUP)
         wait_for(gateway, f"{other_server.grpc} may be stopped")
         load.more()
+        assert rendering.wait(120) == 0
     assert {status for status, _, _ in load.answers} == {200}
     bundles = Counter(bundle for _, bundle, _ in load.answers)
     assert min(bundles[before], bundles[after]) >= 12
     for _, bundle, picture in load.answers:
         np.testing.assert_array_equal(picture, wanted[bundle])
-    lines = gateway.log(len(load.answers) + 2)  # with the two of /v1/model
-    logged = Counter(line["bundle"] for line in lines if line["path"] == ROUTE)
-    assert logged == bundles
+    with Manifest(pictures / FILE_NAME) as manifest:
+        rows = list(manifest.rows())
+    assert len(rows) == 150
+    assert {row.origin.bundle_hash for row in rows} == {before, after}
+    for row in rows:
+        picture = decode_picture((pictures / row.output).read_bytes())
+        np.testing.assert_array_equal(picture, wanted[row.origin.bundle_hash])
+    rendered = Counter(row.origin.bundle_hash for row in rows)
+    logged = Counter(entry["bundle"] for entry in gateway.log() if entry["path"] == ROUTE)
+    assert logged == bundles + rendered
 
 
 def test_servers_are_added_and_drained(

@@ -92,6 +92,7 @@ SMALL = png(np.zeros((24, 32), np.uint16))
         ({"?quality": "101"}, 422, "quality", "from 1 to 100"),
         ({"?quality": "x"}, 422, "quality", "whole number"),
         ({"?boundaries": "edges"}, 422, "boundaries", "components"),
+        ({"?unknown": "x"}, 422, "unknown", "error or unlabelled"),
         ({"?style_seed": "1"}, 422, "style_seed", "takes no style"),
         ({"?qualty": "1"}, 400, "qualty", "did you mean quality?"),
     ],
@@ -117,6 +118,14 @@ def test_a_wrong_input_is_a_problem_that_names_its_field(
     assert problem["status"] == status
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert len(triton.transport.requests) == asked  # nothing reached Triton
+
+
+def test_unknown_ids_are_unlabelled_where_asked_for(
+    client: httpx.Client, maps: dict[str, bytes], triton: Triton
+) -> None:
+    answer = client.post(ROUTE, files={**maps, "label": UNKNOWN}, data={"unknown": "unlabelled"})
+    assert answer.status_code == 200
+    assert not triton.transport.requests[-1]["label_map"].any()
 
 
 def test_other_media_types_are_refused(client: httpx.Client, maps: dict[str, bytes]) -> None:

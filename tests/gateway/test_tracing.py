@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 import pytest
 from gateways import StartGateway, contract, png, serve_fake
-from support import blocky_maps, free_ports
+from map_sets import write_folder
+from support import blocky_maps, free_ports, run_command
 
 from sceneloom import tracing
 from sceneloom.testing import FakeTransport
@@ -62,27 +64,14 @@ class Collector:
     """Takes spans over OTLP and HTTP."""
 
     def __init__(self) -> None:
-        self.spans: list[tuple[str, Any]] = []
-        """Service and span."""
+        self.received: list[tuple[str, bytes]] = []
+        """Media type and body of each message."""
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                from google.protobuf import json_format
-                from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-                    ExportTraceServiceRequest,
-                )
-
                 data = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers["Content-Type"] == "application/json":  # Triton's exporter
-                    read = json_format.Parse(_with_base64_ids(data), ExportTraceServiceRequest())
-                else:
-                    read = ExportTraceServiceRequest.FromString(data)
-                for resource in read.resource_spans:
-                    names = {a.key: a.value.string_value for a in resource.resource.attributes}
-                    for scope in resource.scope_spans:
-                        found = [(names.get("service.name", ""), span) for span in scope.spans]
-                        collector.spans.extend(found)
+                collector.received.append((self.headers["Content-Type"], data))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -93,10 +82,29 @@ class Collector:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
+    def spans(self) -> list[tuple[str, Any]]:
+        """Service and span, of all that was received."""
+        from google.protobuf import json_format
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+            ExportTraceServiceRequest,
+        )
+
+        found = []
+        for media, data in list(self.received):
+            if media == "application/json":  # Triton's exporter
+                read = json_format.Parse(_with_base64_ids(data), ExportTraceServiceRequest())
+            else:
+                read = ExportTraceServiceRequest.FromString(data)
+            for resource in read.resource_spans:
+                names = {a.key: a.value.string_value for a in resource.resource.attributes}
+                service = names.get("service.name", "")
+                found += [(service, span) for scope in resource.scope_spans for span in scope.spans]
+        return found
+
     def of_trace(self, trace: str) -> dict[str, list[Any]]:
         """Spans of a trace, by service."""
         found: dict[str, list[Any]] = {}
-        for service, span in list(self.spans):
+        for service, span in self.spans():
             if span.trace_id.hex() == trace:
                 found.setdefault(service, []).append(span)
         return found
@@ -119,6 +127,7 @@ def test_client_gateway_and_triton_send_the_spans_of_one_trace(
     start_gateway: StartGateway,
     collector: Collector,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from sceneloom_serving.embedded import EmbeddedServer
 
@@ -128,33 +137,46 @@ def test_client_gateway_and_triton_send_the_spans_of_one_trace(
     files = {"label": png(label_map), "instances": png(instance_map.astype(np.uint16))}
     with EmbeddedServer(exported.repository, free_ports(), engine="openvino-fp32") as server:
         gateway = start_gateway(url=server.grpc)
-        # A batch of Triton's spans may be late or lost, so a picture is requested more than once.
         wanted = {"POST /v1/synthesize", "triton infer", "InferRequest", "synthesis"}
         found: dict[str, list[Any]] = {}
-        for _ in range(6):
-            answer = httpx.post(
-                gateway.url + ROUTE,
-                files=files,
-                headers={"traceparent": GIVEN},
-                timeout=60,
-                trust_env=False,
-            )
-            assert answer.status_code == 200
-            deadline = time.monotonic() + 7
-            while not wanted <= names(found) and time.monotonic() < deadline:
-                time.sleep(0.1)
-                found = collector.of_trace(TRACE)
-            if wanted <= names(found):
-                break
-    assert wanted <= names(found), Counter((a, span.name) for a, span in collector.spans)
+        answer = httpx.post(
+            gateway.url + ROUTE,
+            files=files,
+            headers={"traceparent": GIVEN},
+            timeout=60,
+            trust_env=False,
+        )
+        assert answer.status_code == 200
+        deadline = time.monotonic() + 40
+        while not wanted <= names(found) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            found = collector.of_trace(TRACE)
+        write_folder(tmp_path / "maps", {"a": (files["label"], files["instances"])})
+        run = ("render", tmp_path / "maps", tmp_path / "pictures", "--url", gateway.url)
+        rendered = run_command(*run)
+        assert rendered.returncode == 0, rendered.stderr
+        while len(served := served_spans(collector)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert wanted <= names(found), Counter((a, span.name) for a, span in collector.spans())
+    drawn = {span.span_id for a, span in collector.spans() if a == "sceneloom-render"}
+    assert len({span.parent_span_id for span in served} & drawn) == 1
     own = found.pop("sceneloom-gateway")
-    served = {span.span_id: span for span in own if span.name == "POST /v1/synthesize"}
+    entered = {span.span_id: span for span in own if span.name == "POST /v1/synthesize"}
     asked = {span.span_id: span for span in own if span.name == "triton infer"}
-    assert {span.parent_span_id.hex() for span in served.values()} == {SPAN}
-    assert {span.parent_span_id for span in asked.values()} <= served.keys()
+    assert {span.parent_span_id.hex() for span in entered.values()} == {SPAN}
+    assert {span.parent_span_id for span in asked.values()} <= entered.keys()
     tritons = [span for spans in found.values() for span in spans]
     (request, *_) = (span for span in tritons if span.name == "InferRequest")
     assert request.parent_span_id in asked
+
+
+def served_spans(collector: Collector) -> list[Any]:
+    """Spans of pictures that the gateway has answered."""
+    return [
+        span
+        for _, span in collector.spans()
+        if span.name == "POST /v1/synthesize" and span.kind == span.SPAN_KIND_SERVER
+    ]
 
 
 def names(found: dict[str, list[Any]]) -> set[str]:

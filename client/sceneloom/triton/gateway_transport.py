@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 from PIL import Image as Pillow
 
-from sceneloom import errors
+from sceneloom import errors, tracing
 from sceneloom.contract import (
     DIFFERENCE_PARAMETER,
     ENGINE_PARAMETER,
@@ -232,17 +232,32 @@ class GatewayTransport:
         self._http.close()
 
     def _ask(
-        self, method: str, path: str, timeout: float, largest: int, **parts: Any
+        self,
+        method: str,
+        path: str,
+        timeout: float,
+        largest: int,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **parts: Any,
     ) -> tuple[bytes, Mapping[str, str]]:
         """Body and headers of an answer with the status 200; raises a ServingError, or InputError
         for a certificate that is not trusted from the start.
         """
         if self._http.is_closed:
             raise errors.ConnectionClosedError(f"{self.address}: this connection was closed")
-        deadline = time.monotonic() + timeout
+        deadline, body = time.monotonic() + timeout, bytearray()
         try:
-            with self._http.stream(method, path, timeout=timeout, **parts) as answer:
-                body = bytearray()
+            with (
+                tracing.span(f"{method} {path}", attributes={"server.address": self.address}) as at,
+                self._http.stream(
+                    method,
+                    path,
+                    timeout=timeout,
+                    headers={**(headers or {}), **({tracing.HEADER: at} if at else {})},
+                    **parts,
+                ) as answer,
+            ):
                 for piece in answer.iter_raw():
                     body += piece
                     if time.monotonic() > deadline:
