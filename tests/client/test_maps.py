@@ -242,9 +242,9 @@ def test_unknown_ids_are_named_with_their_counts(tmp_path: Path) -> None:
     with pytest.raises(UnknownLabelError) as caught:
         read_label_map(path, CITYSCAPES)
     assert str(caught.value) == (
-        f"{path}: unknown label ids 255 (5 pixels), 77 (2 pixels); cityscapes has 0 to 34. To read "
-        "them as unlabelled (0): --unknown unlabelled, for a data set --data.unknown unlabelled, at "
-        "a gateway the field unknown=unlabelled"
+        f"{path}: unknown label ids 255 (5 pixels), 77 (2 pixels); cityscapes has 0 to 34. To "
+        "read them as unlabelled (0): --unknown unlabelled, for a data set --data.unknown "
+        "unlabelled, at a gateway the field unknown=unlabelled"
     )
     assert caught.value.counts == {255: 5, 77: 2}
 

@@ -146,12 +146,12 @@ def test_more_labels_leave_what_is_seen_in_the_old_ones(tmp_path: Path) -> None:
     schema = dataclasses.replace(SCHEMA, name="helen-and-more", labels=labels)
     styled = StyleSettings(features=3, nef=2, downsamplings=1)
     further = settings(generator=dataclasses.replace(SMALL, start_from=old), style=styled)
-    made = assemble(further, schema, has_instances=True).objective.generator.eval()
-    x = torch.rand(1, 15, 16, 16)
+    made = assemble(further, schema, has_instances=True).objective.generator.eval().double()
+    x = torch.rand(1, 15, 16, 16, dtype=torch.float64)
     wider = torch.cat([x[:, :4], torch.zeros(1, 1, 16, 16), x[:, 4:]], 1)
     with torch.inference_mode():
-        expected = load_checkpoint(old).generator(x)
-        assert torch.allclose(made(wider), expected, atol=1e-6)
+        expected = load_checkpoint(old).generator.double()(x)
+        assert torch.allclose(made(wider), expected, atol=1e-9)
         wider[:, 4, 4:9, 4:9] = 1
         assert not torch.allclose(made(wider), expected, atol=1e-3)
 
