@@ -35,7 +35,7 @@ def settings_of(table: Table, row: Row) -> TrainSettings:
 def test_every_row_is_flags_that_train_takes(table: Table, row: Row) -> None:
     settings = settings_of(table, row)
     assert settings.geometry.size == (row.size or table.size)
-    assert settings.compute.precision == "bfloat16"
+    assert settings.compute.precision == "auto"
     assert settings.generator.boundaries == row.has_boundaries
     assert settings.data.layout == table.data["layout"]
     if row.has_boundaries:
