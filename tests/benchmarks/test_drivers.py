@@ -129,6 +129,7 @@ def test_the_table_of_photographs_keeps_none_of_them(
     assert str(tmp_path) not in "".join(p.read_text() for p in out.rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_the_demo_weights_and_their_evaluation_from_nothing(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_values_are_those_of_e4m3(generator: Generator) -> None:
     assert scales[2] == 2**-14
 
 
+@pytest.mark.slow
 def test_the_graph_computes_what_is_emulated(generator: Generator, tmp_path: Path) -> None:
     half = ServedGenerator(HalfGenerator(generator).eval(), CONTRACT).eval()
     export_onnx(half, tmp_path / "fp16.onnx", weights=WEIGHTS["fp16.onnx"])
@@ -96,6 +97,7 @@ def test_the_graph_computes_what_is_emulated(generator: Generator, tmp_path: Pat
     assert compare(expected, found).mean < compare(expected, plain).mean / 2
 
 
+@pytest.mark.slow
 def test_it_is_written_where_it_is_named_alone(exported: Exported, tmp_path: Path) -> None:
     assert ExportSettings(precision=("exact", "fast")).precisions == (
         "fp32",
@@ -116,6 +118,7 @@ def test_it_is_written_where_it_is_named_alone(exported: Exported, tmp_path: Pat
     assert named["onnxruntime"] == "onnxruntime-cuda-fp16"
 
 
+@pytest.mark.slow
 def test_it_is_judged_by_the_limits_of_half() -> None:
     """The demo's trained network passes in half; the limits for FP8 are the same."""
     trained = load_checkpoint(DEMO)
@@ -137,6 +140,7 @@ def test_a_network_without_such_blocks_is_refused() -> None:
         fp8.emulate(unet)
 
 
+@pytest.mark.slow
 def test_a_plan_of_it_on_a_gpu_that_is_not_there(exported: Exported, tmp_path: Path) -> None:
     model = shutil.copytree(exported.repository, tmp_path / "copy") / VERSION / "model.onnx"
     done = run_engine(model, "--precision", "fp8", environment=fake_gpu())

@@ -56,7 +56,11 @@ def test_signature(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "schema"), [("global_generator", "cityscapes"), ("local_enhancer_2", "cityscapes19")]
+    ("name", "schema"),
+    [
+        ("global_generator", "cityscapes"),
+        pytest.param("local_enhancer_2", "cityscapes19", marks=pytest.mark.slow),
+    ],
 )
 def test_reference_generators_give_the_same_pictures(
     shared: Path, tmp_path: Path, name: str, schema: str

@@ -38,7 +38,7 @@ GREY = Contract(kind="picture", boundaries=True, size_multiple=2, grey=True)
     ("architecture", "contract"),
     [
         (ZEROS, LABELS),
-        (UNET, LABELS),
+        pytest.param(UNET, LABELS, marks=pytest.mark.slow),
         (dataclasses.replace(UNET, input_channels=4), GREY),
     ],
     ids=["zeros", "unet", "unet-of-pictures"],

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from gateways import Gateway, StartGateway, contract, png, serve_fake
 from map_sets import write_folder
-from support import blocky_maps, free_ports, run_command, save_published, wide_generator
+from support import blocky_maps, free_ports, run_command
 
 from sceneloom.maps import Array
 from sceneloom.pictures import decode_picture
@@ -28,7 +28,6 @@ from sceneloom.triton.client import TritonSynthesizer
 
 if TYPE_CHECKING:
     from sceneloom_serving.embedded import EmbeddedServer
-    from sceneloom_training.networks import GeneratorArchitecture
 
 ROUTE = "/v1/synthesize"
 PNG = {"Accept": "image/png"}
@@ -47,22 +46,16 @@ def wait_for(gateway: Gateway, words: str) -> str:
 
 @pytest.fixture(scope="module")
 def other_server(
-    tmp_path_factory: pytest.TempPathFactory, small_architecture: GeneratorArchitecture
+    tmp_path_factory: pytest.TempPathFactory, least_checkpoint: Path
 ) -> Iterator[EmbeddedServer]:
-    """A real tritonserver with other weights than `server` has."""
-    from sceneloom.schema import load_schema
+    """A real tritonserver with another model than `server` has."""
     from sceneloom_export.bundle import export_bundle
     from sceneloom_export.settings import ExportSettings
     from sceneloom_serving.embedded import EmbeddedServer
-    from sceneloom_training.checkpoint import save_checkpoint
-    from sceneloom_training.published import import_published
 
     folder = tmp_path_factory.mktemp("other")
-    save_published(wide_generator(small_architecture, seed=2), folder / "latest_net_G.pth")
-    imported = import_published(folder / "latest_net_G.pth", load_schema("cityscapes"))
-    save_checkpoint(folder / "bundle", imported.generator, imported.contract, {})
     fp32 = ExportSettings(precision=("fp32",))
-    found = export_bundle(folder / "bundle", folder / "repository", largest=(64, 96), export=fp32)
+    found = export_bundle(least_checkpoint, folder / "repository", largest=(64, 96), export=fp32)
     with EmbeddedServer(found.repository, free_ports(), engine="openvino-fp32") as running:
         yield running
 

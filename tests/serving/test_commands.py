@@ -176,7 +176,7 @@ def test_import_and_export_commands(
     places = (str(tmp_path / "c"), "--repository", str(tmp_path / "r"))
     assert main(["export", *places, "--sizes", "100x100"]) == 1
     assert "multiple of 8" in capsys.readouterr().err
-    flags = ("--max-batch-size", "2", "--largest", "256x128", "--precision", "bf16")
+    flags = ("--max-batch-size", "2", "--sizes", "64x64", "256x128", "--precision", "bf16")
     with subprocess.Popen(
         [*COMMAND, "export", *places, *flags],
         stdout=subprocess.PIPE,

@@ -143,6 +143,7 @@ def test_an_engine_and_its_server_in_turn(checkpoint: Path, exported: Exported) 
         assert (row.bare is None) == (row.name != SERVED)
 
 
+@pytest.mark.slow
 def test_a_package_of_aotinductor_has_a_row(least_checkpoint: Path, compiled: Path) -> None:
     settings = EngineBenchSettings(size="96x64", batch=(1, 2), rounds=2, maps=2, served=False)
     bundle = Bundle(repository=compiled, engine="aoti-fp32", sha256="0", left_out={})

@@ -8,6 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from gpu_worlds import fake_gpu, run_python
 
 from sceneloom_bench.engine_case import make_bundle
@@ -43,6 +44,7 @@ with contextlib.redirect_stderr(sys.stdout), progress.shown():
 """
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_built_after_the_export_may_serve(
     least_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -71,7 +71,9 @@ def test_a_single_stream_and_offline(
     assert noop_server.grpc not in (tmp_path / "mlperf-short.json").read_text()
 
 
-@pytest.mark.parametrize(("share", "valid"), [(0.7, True), (1.3, False)])
+@pytest.mark.parametrize(
+    ("share", "valid"), [pytest.param(0.7, True, marks=pytest.mark.slow), (1.3, False)]
+)
 def test_a_server_is_valid_below_its_capacity_and_invalid_above(
     noop_server: NoopServer, share: float, valid: bool
 ) -> None:
@@ -152,6 +154,7 @@ def write_map(folder: Path, name: str, request: Request) -> None:
     (folder / "test_inst" / name).write_bytes(instance_map_png(NOOP_CONTRACT, labels, instances))
 
 
+@pytest.mark.slow
 def test_a_batching_servers_capacity_over_http_by_its_whole_address(tmp_path: Path) -> None:
     repository = write_noop_repository(
         tmp_path / "noop", delay_seconds=SECONDS, dynamic_batching=True
