@@ -5,7 +5,6 @@
 #
 #   SCENELOOM_REPOSITORY     folder that sceneloom export wrote; /models
 #   SCENELOOM_VARIANT        tensorrt, tensorrt-throughput, aoti, onnxruntime or embedded; tensorrt
-#   SCENELOOM_ENCODED        on also serves the encoded path, in two Python processes around the same model; off
 #   SCENELOOM_SHARED_MEMORY  on lets clients register shared memory; off
 #   SCENELOOM_ADMIN_KEY      opens the restricted APIs to who sends it; without it nobody can
 #   SCENELOOM_START_SECONDS  until the first probe must be right; 600
@@ -37,32 +36,21 @@ fi
 # Triton takes every folder of its repository for a model and stops at one that is none, so it sees the models alone. Where
 # Python runs a model, each of its files is linked alone: Triton writes bytecode beside model.py, and would run bytecode
 # that lies there. Engines of Triton's own look for a graph's weights in the folder that the graph lies in.
-models=synthesis
-if [ "${SCENELOOM_ENCODED:-off}" = on ]; then
-    models="synthesis synthesis_decode synthesis_encode synthesis_encoded"
-fi
+source=$(realpath "$repository/synthesis")
 served=$(mktemp -d)
-for name in $models; do
-    if [ ! -d "$repository/$name" ]; then
-        echo "$repository/$name: missing; an older version exported it (export again), or its model takes pictures," \
-            "which have no encoded path" >&2
-        exit 1
+mkdir "$served/synthesis"
+ln -s "$source/config.pbtxt" "$served/synthesis/"
+[ ! -d "$source/configs" ] || ln -s "$source/configs" "$served/synthesis/"
+if [ "$variant" != embedded ]; then
+    ln -s "$source/1" "$served/synthesis/"
+    if [ "$variant" = aoti ]; then
+        mkdir "$served/synthesis_aoti"
+        ln -s "$source/aoti/config.pbtxt" "$source/1" "$served/synthesis_aoti/"
     fi
-    source=$(realpath "$repository/$name")
-    mkdir "$served/$name"
-    ln -s "$source/config.pbtxt" "$served/$name/"
-    [ ! -d "$source/configs" ] || ln -s "$source/configs" "$served/$name/"
-    if [ "$name" = synthesis ] && [ "$variant" != embedded ]; then
-        ln -s "$source/1" "$served/$name/"
-        if [ "$variant" = aoti ]; then
-            mkdir "$served/synthesis_aoti"
-            ln -s "$source/aoti/config.pbtxt" "$source/1" "$served/synthesis_aoti/"
-        fi
-    else
-        mkdir "$served/$name/1"
-        ln -s "$source/1"/* "$served/$name/1/"
-    fi
-done
+else
+    mkdir "$served/synthesis/1"
+    ln -s "$source/1"/* "$served/synthesis/1/"
+fi
 
 # What clients of a picture service have no use for. Triton closes an API by asking for a header; a random value that
 # nobody is told closes it to everybody.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import json
 import os
 import pickle
 import re
@@ -44,6 +45,30 @@ def make_once(folder: Path, make: Callable[[Path], Made]) -> Made:
 def copy_export(repository: Path, folder: Path) -> None:
     """Copy an export bundle that servers run, without what Python writes beside model.py then."""
     shutil.copytree(repository, folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def write_older(repository: Path, folder: Path) -> Path:
+    """A copy of an export as older versions made it: with a graph and a variant that are gone, and
+    with the three models of the former encoded path.
+    """
+    from sceneloom.files import file_hash
+
+    copy_export(repository, folder)
+    version, configs = folder / "synthesis" / "1", folder / "synthesis" / "configs"
+    shutil.copy(version / "model.onnx", version / "group_norms.onnx")
+    shutil.copy(configs / "onnxruntime.pbtxt", configs / "onnxruntime-tensorrt.pbtxt")
+    added = [version / "group_norms.onnx", configs / "onnxruntime-tensorrt.pbtxt"]
+    for step in ("decode", "encode", "encoded"):
+        for name in ("config.pbtxt", "1/model.py", "configs/tensorrt.pbtxt"):
+            path = folder / f"synthesis_{step}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("from sceneloom_serving.encoded_models import DecodeModel\n")
+            added.append(path)
+    report = json.loads((folder / "report.json").read_text())
+    hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in added}
+    report["sha256"].update(hashes)
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
 
 
 def wide_generator(architecture: GeneratorArchitecture, seed: int) -> Generator:

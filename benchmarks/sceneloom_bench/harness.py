@@ -227,7 +227,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Served]:
+def served(settings: ServedSettings) -> Iterator[Served]:
     """Yield the server, started for a repository; raises ServerStartError if that fails."""
     if settings.url is not None:
         yield Served(grpc=settings.url, http=settings.http, embedded=None)
@@ -240,7 +240,7 @@ def served(settings: ServedSettings, *, encoded: bool = False) -> Iterator[Serve
     ports = ServerSettings(
         http_port=0, grpc_port=0, metrics_port=0, start_timeout=900, stop_timeout=0
     )
-    server = EmbeddedServer(repository, ports, engine=engine, encoded=encoded)
+    server = EmbeddedServer(repository, ports, engine=engine)
     with contextlib.ExitStack() as stack:
         with progress.stage(f"start Triton with {engine}"):
             stack.enter_context(server)

@@ -147,17 +147,11 @@ class Driver:
         return measured, load
 
     def _breakdown(self, load: loops.Load, counted: Mapping[str, Counters]) -> dict[str, Figure]:
-        """Parts of the mean request: the model's, the encoded path's ``steps``, ``transfer``; none
-        behind a gateway.
-        """
+        """Parts of the mean request: the model's, and ``transfer``; none behind a gateway."""
         if not counted:
             return {}
-        asked, *inner = self._connection.models
-        total = counted[asked].mean_ms("total")
-        figures = counted[inner[0] if inner else asked].figures()
-        if inner:
-            drawn = sum(part.value for part in figures.values())
-            figures["steps"] = Figure(value=total - drawn, unit="ms", better="lower")
+        (asked,) = self._connection.models
+        total, figures = counted[asked].mean_ms("total"), counted[asked].figures()
         spent = 1000 * float(np.mean([one.done - one.sent for one in load.answered]))
         figures["transfer"] = Figure(value=spent - total, unit="ms", better="lower")
         return figures

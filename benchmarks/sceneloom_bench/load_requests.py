@@ -1,13 +1,12 @@
 """Requests of a load on each transport, prepared before the clock runs.
 
 A request ends when its picture is in memory and has the right shape. gRPC, shared memory and HTTP
-carry tensors; the encoded path and a gateway carry PNG files and the picture's file, which is not
-decoded. All threads share one client.
+carry tensors; a gateway carries PNG files and the picture's file, which is not decoded. All threads
+share one client.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -20,15 +19,11 @@ from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.pictures import EncodedFormat
 from sceneloom.request import Request, stack
 from sceneloom.triton.access import Access
-from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS, EncodedClient
-from sceneloom.triton.grpc_transport import GrpcTransport
-from sceneloom.triton.http_transport import HttpTransport
-from sceneloom.triton.transport import Timeouts, Transport
+from sceneloom.triton.transport import Timeouts
 from sceneloom_bench.harness import Served, batches
 from sceneloom_bench.loops import Send
-from sceneloom_bench.server_statistics import ServerView
 
-TransportName = Literal["grpc", "grpc-shm", "http", "encoded", "gateway"]
+TransportName = Literal["grpc", "grpc-shm", "http", "gateway"]
 
 
 class TensorConnection:
@@ -39,7 +34,7 @@ class TensorConnection:
         self.client = client
         self._asked = (client.transport.kind, client.transport.why)
         self.models: tuple[str, ...] = (client.model,)
-        """The requested model, the drawing one, then others."""
+        """The requested model; none behind a gateway."""
         self.largest_batch = client.max_batch_size
 
     def sender(self, maps: Sequence[Request], batch: int) -> Send:
@@ -61,38 +56,6 @@ class TensorConnection:
     def close(self) -> None:
         """Close the client."""
         self.client.close()
-
-
-class EncodedConnection:
-    """PNG files of maps in, the picture's file out; see `TensorConnection`."""
-
-    largest_batch = 1
-
-    def __init__(
-        self, transport: Transport, client: EncodedClient, format: EncodedFormat, drawing: str
-    ) -> None:
-        """Use a client of an ensemble whose step `drawing` draws; `close` closes the transport."""
-        self._transport, self._client, self._format = transport, client, format
-        self.models = (ENCODED_MODEL, drawing, *ENCODED_MODELS[1:])
-
-    def sender(self, maps: Sequence[Request], batch: int) -> Send:
-        """Encode the maps."""
-        assert batch == 1
-        client, format, contract = self._client, self._format, self._client.contract
-        files = [map_files(contract, request) for request in maps]
-
-        def send(number: int) -> None:
-            client.synthesize(*files[number % len(files)], format=format)
-
-        return send
-
-    def mark(self) -> str:
-        """No mark: the transport cannot change."""
-        return ""
-
-    def close(self) -> None:
-        """Close the transport."""
-        self._transport.close()
 
 
 class GatewayConnection:
@@ -138,7 +101,7 @@ def map_files(contract: Contract, request: Request) -> tuple[bytes, bytes | None
     return label_map_png(contract, label_map), instance
 
 
-Connection = TensorConnection | EncodedConnection | GatewayConnection
+Connection = TensorConnection | GatewayConnection
 
 
 def open_connections(
@@ -172,9 +135,6 @@ def open_connections(
                 )
                 connections[name] = GatewayConnection(client, format)
                 continue
-            if name == "encoded":
-                connections[name] = _connect_encoded(server, model, version, timeouts, format)
-                continue
             url, transport = server.grpc, name
             if name == "http":
                 url = url if url.startswith("http://") else server.http or ""
@@ -205,24 +165,6 @@ def open_connections(
     if not connections:
         raise InputError("; ".join(left_out))
     return connections, left_out
-
-
-def _connect_encoded(
-    server: Served, model: str, version: str, timeouts: Timeouts, format: EncodedFormat
-) -> Connection:
-    """Connect to the encoded path; raises InputError if it runs another model."""
-    http = server.grpc.startswith("http://")
-    transport: Transport = HttpTransport(server.grpc) if http else GrpcTransport(server.grpc)
-    try:
-        client = EncodedClient(transport, version=version, timeouts=timeouts)
-        with contextlib.closing(ServerView(server.grpc)) as view:
-            steps = view.ensemble_steps(ENCODED_MODEL)
-        if model not in steps:
-            raise InputError(f"{ENCODED_MODEL} on the server runs {', '.join(steps)}, not {model}")
-        return EncodedConnection(transport, client, format, model)
-    except BaseException:
-        transport.close()
-        raise
 
 
 def fitting_batches(

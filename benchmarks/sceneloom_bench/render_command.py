@@ -145,7 +145,6 @@ def render_once(
         model=model,
         version=settings.server.model_version,
         transport=settings.transport,
-        path="raw",
     ).addresses(how)
     with (
         contextlib.closing(ServerView(server.grpc)) as view,

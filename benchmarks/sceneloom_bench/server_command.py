@@ -28,7 +28,6 @@ from sceneloom.maps import Image, parse_size
 from sceneloom.pictures import EncodedFormat
 from sceneloom.request import Request
 from sceneloom.triton.access import Access, AccessArguments, AccessFlags
-from sceneloom.triton.encoded import ENCODED_MODEL
 from sceneloom.triton.transport import Timeouts
 from sceneloom.validation import checked
 from sceneloom_bench import harness, load_requests
@@ -66,10 +65,10 @@ class ServerBenchSettings:
     """Folder of maps in place of drawn ones."""
     different_maps: harness.Maps = 16
     """Maps to take turns; more than a request holds."""
-    transports: tuple[load_requests.TransportName, ...] = ("grpc", "grpc-shm", "http", "encoded")
+    transports: tuple[load_requests.TransportName, ...] = ("grpc", "grpc-shm", "http")
     """Transports; to a gateway, its own alone."""
-    encoded_format: EncodedFormat = "png"
-    """Picture format of the encoded path and of a gateway."""
+    format: EncodedFormat = "png"
+    """Picture format of a gateway."""
     batches: tuple[harness.Batch, ...] = (1,)
     """Maps of a request."""
     in_flight: tuple[harness.Threads, ...] = (1, 2, 4, 8)
@@ -158,12 +157,8 @@ def main(
 
 def measure(settings: ServerBenchSettings, access: Access | None = None) -> Report:
     """Run all loads; raises the first failure if every load failed."""
-    repository = settings.server.repository
-    # A bundle of an older version may lack the encoded path.
-    has_encoded = repository is not None and (repository / ENCODED_MODEL / "config.pbtxt").is_file()
-    encoded = has_encoded and "encoded" in settings.transports
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(harness.served(settings.server, encoded=encoded))
+        server = stack.enter_context(harness.served(settings.server))
         model, version = settings.server.model, settings.server.model_version
         front = stack.enter_context(
             TritonSynthesizer(server.grpc, model=model, version=version, access=access)
@@ -183,7 +178,7 @@ def measure(settings: ServerBenchSettings, access: Access | None = None) -> Repo
                 ("gateway",) if gateway else settings.transports,
                 version=version,
                 timeout=settings.timeout,
-                format=settings.encoded_format,
+                format=settings.format,
                 access=access,
             )
             stack.callback(load_requests.close_all, connections)

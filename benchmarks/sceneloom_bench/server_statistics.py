@@ -155,11 +155,6 @@ class ServerView:
             },
         }
 
-    def ensemble_steps(self, model: str) -> list[str]:
-        """Models of an ensemble, in order; empty for another model."""
-        scheduling = self._ask("config", model).get("ensemble_scheduling") or {}
-        return [step["model_name"] for step in scheduling.get("step", [])]
-
     def _read(self, model: str) -> Counters:
         versions = self._ask("statistics", model).get("model_stats", [])
 

@@ -18,7 +18,7 @@ from sceneloom.png import SIGNATURE, check_png
 from sceneloom.text import reason
 
 EncodedFormat = Literal["png", "jpg", "webp"]
-"""Formats of the encoded path; the Python 3.10 of Triton's image has no JPEG XL (pylibjxl)."""
+"""Formats that a gateway gives."""
 Format = Literal[EncodedFormat, "jxl"]
 """Formats of pictures, by the ending of their files."""
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -20,7 +20,6 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from sceneloom import errors, tracing
 from sceneloom.contract import MODEL_NAME
-from sceneloom.rendering.connections import PathChoice
 from sceneloom.rendering.dry_run import dry_run, rendered_pictures, report_check, report_dry_run
 from sceneloom.rendering.items import Failed, look_ending
 from sceneloom.rendering.listeners import Listener, LogLines, ProgressBar, Tally, list_failures
@@ -65,10 +64,6 @@ class RenderFlags:
     """Seconds to wait for one picture."""
     transport: TransportChoice = "auto"
     """How tensors travel; auto takes shared memory if a round trip proves it."""
-    path: PathChoice = "auto"
-    """Arrays (raw) or the maps' and pictures' files (encoded) on the wire; auto measures both with
-    the first map, if the server has both.
-    """
     container: Container = "folder"
     """A file for each picture, or tar or Parquet shards."""
     manifest: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -188,7 +183,6 @@ def _plan(
         version=flags.model_version,
         timeouts=Timeouts(infer=flags.timeout),
         transport=flags.transport,
-        path=flags.path,
         access=access.read(flags.url),
     )
     if flags.video is not None:

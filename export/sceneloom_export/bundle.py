@@ -25,7 +25,6 @@ from sceneloom.files import file_hash, replace_folder
 from sceneloom.map_reading import MapReader, check_boundaries
 from sceneloom.request import Request
 from sceneloom.text import counted
-from sceneloom.triton.encoded import ENCODED_MODELS
 from sceneloom.version import __version__
 from sceneloom_export import proof
 from sceneloom_export.fp8 import write_fp8
@@ -33,7 +32,7 @@ from sceneloom_export.graph import OPSET, check_rules, export_onnx
 from sceneloom_export.norms import write_accurate_norms
 from sceneloom_export.precision import Recognition, quantise
 from sceneloom_export.proof import OwnMaps, PrecisionVerdict
-from sceneloom_export.repository import copy_template, write_configs, write_encoded_models
+from sceneloom_export.repository import copy_template, write_configs
 from sceneloom_export.settings import ExportSettings, TritonSettings
 from sceneloom_serving import bundle
 from sceneloom_serving.bundle import (
@@ -53,7 +52,8 @@ from sceneloom_training.networks import HalfGenerator, ServedGenerator, Synthesi
 
 FORMAT = 1
 _FILES = frozenset(
-    {bundle.REPORT_FILE, bundle.GOLDEN_FILE, bundle.REFERENCES_FILE, MODEL_NAME, *ENCODED_MODELS}
+    {bundle.REPORT_FILE, bundle.GOLDEN_FILE, bundle.REFERENCES_FILE, MODEL_NAME}
+    | {f"{MODEL_NAME}_{step}" for step in ("encoded", "decode", "encode")}  # of older versions
 )
 _MAX_OWN_MAPS = 8
 
@@ -290,8 +290,6 @@ def describe(
     write_configs(
         folder / MODEL_NAME, served, settings, largest=largest, engine=engine, known=words
     )
-    if contract.kind == "labels":
-        write_encoded_models(folder, settings)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in engines:
             hashes[path.relative_to(folder).as_posix()] = file_hash(path)

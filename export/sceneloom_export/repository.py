@@ -12,15 +12,8 @@
 That backend knows a package's tensors by number alone. So `aoti` is an ensemble under the usual
 names around a model of its own, `AOTI_CONFIG`, which only a server of this variant loads.
 
-The encoded path's models are filled in from them. A variant's contract can name other sizes, so the
-two models with a contract have every variant, under the same names:
-
-    synthesis_encoded/   the ensemble that clients call, no code
-    synthesis_decode/    its first step, a model.py over sceneloom_serving
-    synthesis_encode/    its last step, the same
-
-`_set_model` writes a setting into every configuration of `synthesis`, `_set_any_size` into those
-without sizes of their own, `_set_queue` also into the encoded path's.
+`_set_model` writes a setting into every configuration, `_set_any_size` into those without sizes of
+their own.
 """
 
 from __future__ import annotations
@@ -37,16 +30,13 @@ from tritonclient.grpc import model_config_pb2
 
 from sceneloom.contract import (
     ENGINE_PARAMETER,
-    INPUT_INSTANCES,
     INPUT_PICTURE,
     INPUT_STYLE,
     MAX_PIXELS_PARAMETER,
-    MODEL_NAME,
     PARAMETER,
     STYLE_ROWS,
     Contract,
 )
-from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL, ENCODED_MODELS
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
 from sceneloom_serving.bundle import (
@@ -63,11 +53,6 @@ from sceneloom_serving.plan_record import input_shapes
 
 Size = tuple[int, int]  # (height, width)
 _ENSEMBLE = "ensemble"
-_OWN_TENSORS = {
-    INPUT_INSTANCES: {INPUT_INSTANCES, "instance_file", "network_instance_map"},
-    INPUT_STYLE: {INPUT_STYLE, "style_rows", "network_style"},
-}
-"""Input of `synthesis` -> its names in the templates on its way from the files."""
 
 
 def copy_template(model: str, repository: Path) -> None:
@@ -235,53 +220,6 @@ def _shape(tensor: Any, size: Size) -> list[int]:
     if tensor.name == INPUT_STYLE:
         return list(tensor.dims)
     return [*size, 3] if tensor.name == INPUT_PICTURE else list(size)
-
-
-def write_encoded_models(repository: Path, settings: TritonSettings) -> None:
-    """Write the encoded path's models for the served configurations of `synthesis`."""
-    served = repository / MODEL_NAME
-    for model in ENCODED_MODELS:
-        copy_template(model, repository)
-    configs = [served / "config.pbtxt", *sorted((served / "configs").glob("*.pbtxt"))]
-    for model in (ENCODED_MODEL, DECODE_MODEL):
-        template = read_config(repository / model / "config.pbtxt")
-        for path in configs:
-            config = _encoded_config(template, read_config(path), settings)
-            write_config(config, repository / model / path.relative_to(served))
-    path = repository / ENCODE_MODEL / "config.pbtxt"
-    encode = read_config(path)
-    _set_queue(encode, settings)
-    write_config(encode, path)
-
-
-def _encoded_config(template: Config, served: Config, settings: TritonSettings) -> Config:
-    """Make a configuration of the encoded path for one of `synthesis`."""
-    config = model_config_pb2.ModelConfig()
-    config.CopyFrom(template)
-    text = served.parameters[PARAMETER].string_value
-    config.parameters[PARAMETER].string_value = text
-    if config.name == ENCODED_MODEL and ENGINE_PARAMETER in served.parameters:
-        # A request names the engine that its client knows.
-        engine = served.parameters[ENGINE_PARAMETER].string_value
-        config.parameters[ENGINE_PARAMETER].string_value = engine
-    inputs = {tensor.name for tensor in served.input}
-    absent = set().union(*(t for name, t in _OWN_TENSORS.items() if name not in inputs))
-    for owner in (config.input, config.output):
-        kept = [tensor for tensor in owner if tensor.name not in absent]
-        del owner[:]
-        owner.extend(kept)
-    for step in config.ensemble_scheduling.step:
-        for mapping in (step.input_map, step.output_map):
-            for key in [key for key, value in mapping.items() if value in absent]:
-                del mapping[key]
-    channels = Contract.loads(text).style_channels
-    for tensor in [*config.input, *config.output]:
-        if tensor.name in _OWN_TENSORS[INPUT_STYLE]:
-            tensor.dims[-1] = channels
-    if config.name == DECODE_MODEL:
-        config.parameters[MAX_PIXELS_PARAMETER].string_value = str(settings.max_pixels)
-        _set_queue(config, settings)
-    return config
 
 
 def _set_queue(config: Config, settings: TritonSettings) -> None:

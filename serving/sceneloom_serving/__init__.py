@@ -6,7 +6,7 @@ parity.py           differences from PyTorch, and every limit
 onnx_runtime.py openvino_runtime.py tensorrt_runtime.py    an engine each
 present_classes.py gpu.py                                  parts of engines
 bundle.py plan_record.py                                   an export and a plan on disk
-triton_model.py encoded_models.py                          models inside Triton
+triton_model.py                                            the model inside Triton
 embedded.py         the server as a child process; bundled_server.py finds it and reads its log
 *_command.py        `sceneloom runtimes`, `serve`, `verify` and `probe`
 """

@@ -14,7 +14,6 @@ that a server sees of it.
     DIR/synthesis/1/int8.onnx, weights-int8.bin   quantised, if requested
     DIR/synthesis/1/fp8.onnx, weights-fp8.bin     in half with blocks in FP8, if requested by name
     DIR/synthesis/aoti/config.pbtxt   the model behind the variant `aoti`
-    DIR/synthesis_*/                the encoded path around it, for clients across a network
 
 Every file that a server reads decides what it runs: weights, configurations, the Python model and
 TensorRT plans and packages of AOTInductor. `report.json` holds the SHA-256 of every exported file,
@@ -401,45 +400,29 @@ def _check_variant(repository: Path, variant: str, hashes: Mapping[str, str]) ->
             )
 
 
-def check_files(repository: Path, *, encoded: bool) -> None:
+def check_files(repository: Path) -> None:
     """Check the files that a server loads: Triton waits for ever for a missing model.py."""
-    from sceneloom.triton.encoded import DECODE_MODEL, ENCODE_MODEL, ENCODED_MODEL
-
-    files = ("config.pbtxt", "1/model.py", f"1/{CPU_FILE}", f"1/{WEIGHTS[CPU_FILE]}")
-    needed = {f"{MODEL_NAME}/{name}": "" for name in files}
-    if encoded:
-        hint = (
-            "; an older version exported it (export again), or its model takes pictures, which "
-            "have no encoded path"
-        )
-        needed[f"{ENCODED_MODEL}/config.pbtxt"] = hint
-        for model in (DECODE_MODEL, ENCODE_MODEL):
-            needed[f"{model}/config.pbtxt"] = needed[f"{model}/1/model.py"] = hint
-    for name, hint in needed.items():
-        with _reading(repository / name, hint), (repository / name).open("rb"):
+    for name in ("config.pbtxt", "1/model.py", f"1/{CPU_FILE}", f"1/{WEIGHTS[CPU_FILE]}"):
+        path = repository / MODEL_NAME / name
+        with _reading(path), path.open("rb"):
             pass
 
 
-def lay_out(
-    repository: Path, folder: Path, *, encoded: bool, parameters: Mapping[str, str]
-) -> None:
-    """Make the folder that the embedded server sees: the models under plain names only.
-    `parameters` replace those of configurations with an engine.
+def lay_out(repository: Path, folder: Path, *, parameters: Mapping[str, str]) -> None:
+    """Make the folder that the embedded server sees: the model under a plain name only.
+    `parameters` replace those of its configuration.
     """
-    from sceneloom.triton.encoded import ENCODED_MODEL, ENCODED_MODELS
-
-    for model in (MODEL_NAME, *(ENCODED_MODELS if encoded else ())):
-        # Each file alone: Triton's Python backend writes bytecode beside model.py, which would
-        # stay in the bundle, and runs bytecode that lies there.
-        (folder / model / "1").mkdir(parents=True)
-        source = (repository / model).resolve()
-        for name in ("config.pbtxt", *(f"1/{file.name}" for file in (source / "1").iterdir())):
-            if (source / name).is_file() and not name.endswith(".pyc"):
-                (folder / model / name).symlink_to(source / name)
-        path = folder / model / "config.pbtxt"
-        if parameters and model in (MODEL_NAME, ENCODED_MODEL):
-            config = read_config(path)
-            for key, value in parameters.items():
-                config.parameters[key].string_value = value
-            path.unlink()  # the link, not the bundle's file
-            write_config(config, path)
+    # Each file alone: Triton's Python backend writes bytecode beside model.py, which would stay in
+    # the bundle, and runs bytecode that lies there.
+    (folder / MODEL_NAME / "1").mkdir(parents=True)
+    source = (repository / MODEL_NAME).resolve()
+    for name in ("config.pbtxt", *(f"1/{file.name}" for file in (source / "1").iterdir())):
+        if (source / name).is_file() and not name.endswith(".pyc"):
+            (folder / MODEL_NAME / name).symlink_to(source / name)
+    if parameters:
+        path = folder / MODEL_NAME / "config.pbtxt"
+        config = read_config(path)
+        for key, value in parameters.items():
+            config.parameters[key].string_value = value
+        path.unlink()  # the link, not the bundle's file
+        write_config(config, path)

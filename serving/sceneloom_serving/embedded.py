@@ -40,7 +40,6 @@ from sceneloom_serving import bundled_server
 from sceneloom_serving.bundle import Golden, bundle_hash, check_files, lay_out, load_golden
 from sceneloom_serving.bundled_server import BundledServer, LogLine
 from sceneloom_serving.choice import what_is_known
-from sceneloom_serving.encoded_models import check_encoded_path
 from sceneloom_serving.parity import check_golden
 
 _PORTS = ("http", "grpc", "metrics")
@@ -90,15 +89,14 @@ class EmbeddedServer:
         settings: ServerSettings | None = None,
         *,
         engine: str | None = None,
-        encoded: bool = False,
         on_log: Callable[[LogLine], None] = lambda line: None,
     ) -> None:
         """Prepare a server of an export bundle, for `start`. `engine` is a name in
-        `sceneloom_serving.engines.ENGINES`, or None for the bundle's. `encoded` also serves the
-        encoded path, `synthesis_encoded`. A thread calls `on_log` with every line of the log.
+        `sceneloom_serving.engines.ENGINES`, or None for the bundle's. A thread calls
+        `on_log` with every line of the log.
         """
         self._repository, self._settings = repository, settings or ServerSettings()
-        self._on_log, self._engine, self._encoded = on_log, engine, encoded
+        self._on_log, self._engine = on_log, engine
         self._lines: collections.deque[LogLine] = collections.deque(maxlen=2000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -141,7 +139,7 @@ class EmbeddedServer:
 
     def _bring_up(self) -> None:
         self._golden = load_golden(self._repository)
-        check_files(self._repository, encoded=self._encoded)
+        check_files(self._repository)
         server = bundled_server.find_bundled_server()
         bundled_server.sweep()
         if self._ports is None:
@@ -231,7 +229,7 @@ class EmbeddedServer:
             parameters = {DIFFERENCE_PARAMETER: known.difference, FAST_PARAMETER: known.fast}
             parameters[ENGINE_PARAMETER] = self._engine
         folder = backends / "repository"
-        lay_out(self._repository, folder, encoded=self._encoded, parameters=parameters)
+        lay_out(self._repository, folder, parameters=parameters)
         self._lines.clear()
         command = [
             str(server.executable),
@@ -303,8 +301,6 @@ class EmbeddedServer:
                     self.golden_difference = check_golden(synthesizer, self._golden)
                     self.engine = synthesizer.engine
                     self.difference, self.fast = synthesizer.difference, synthesizer.fast
-                if self._encoded:
-                    check_encoded_path(self.grpc, self._golden, self.engine, timeouts)
                 # Its children are the stubs that run the model.
                 self.model_processes = [p.pid for p in psutil.Process(self.pid).children()]
                 return

@@ -19,7 +19,6 @@ from sceneloom.triton.client import TritonSynthesizer
 from sceneloom.triton.grpc_transport import GrpcTransport
 from sceneloom.triton.transport import Timeouts, server_address
 from sceneloom_serving.bundle import Golden, block_means, bundle_hash, load_golden, load_references
-from sceneloom_serving.encoded_models import check_encoded_path
 from sceneloom_serving.parity import check_golden
 
 if TYPE_CHECKING:
@@ -37,10 +36,10 @@ def main(
 ) -> int:
     """Prove a running server with one real inference whose answer is known.
 
-    A server with a dead model still reports that it is ready; this check finds it. A second
-    inference proves the encoded path if the server has it. A server too busy to answer in time is
-    well as long as it answers others. Prints one line; the exit code is 0 if the picture is the
-    exported one or the server is busy, else 1. Needs the base install only.
+    A server with a dead model still reports that it is ready; this check finds it. A server
+    too busy to answer in time is well as long as it answers others. Prints one line; the exit code
+    is 0 if the picture is the exported one or the server is busy, else 1. Needs the base install
+    only.
 
     Args:
         repository: folder of the served export.
@@ -75,25 +74,10 @@ def main(
             text = f"{url}: serves bundle {served[:12]}, not {expected[:12]} of {repository}"
             raise errors.ModelFailedError(text)
         golden = golden_for(repository, synthesizer.contract)
-        # The answers to the probe itself and to the encoded path's do not count.
-        answers = transport.answered(model, timeout=timeout) + 2
+        # The answer to the probe itself does not count.
+        answers = transport.answered(model, timeout=timeout) + 1
         try:
             difference = check_golden(synthesizer, golden)
-            left = max(timeout - (time.perf_counter() - start), 0.1)
-            timeouts = Timeouts(connect=left, infer=left)
-            ways = ""
-            with contextlib.suppress(errors.ModelNotFoundError):
-                if isinstance(transport, GrpcTransport):
-                    check_encoded_path(
-                        url,
-                        golden,
-                        synthesizer.engine,
-                        timeouts,
-                        model=model,
-                        version=model_version,
-                        access=granted,
-                    )
-                    ways = ", raw and encoded"
         except errors.DeadlineExceededError:
             if transport.answered(model, timeout=timeout) <= answers:
                 raise
@@ -103,7 +87,7 @@ def main(
     by = f" by {synthesizer.engine} ({synthesizer.precision})" if synthesizer.engine else ""
     print(
         f"{printable(url)}: right, {difference:.2f} grey levels from the exported picture"
-        f"{by}{ways}, {seconds:.3f} s"
+        f"{by}, {seconds:.3f} s"
     )
     return 0
 

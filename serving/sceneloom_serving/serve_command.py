@@ -36,7 +36,6 @@ def main(
     settings: Annotated[ServerSettings, arg(name="server"), OmitArgPrefixes] = ServerSettings(),  # noqa: B008 - frozen
     precision: PrecisionClass = "exact",
     engine: str = "auto",
-    encoded: bool = False,
     verbose: bool = False,
 ) -> int:
     """Serve an exported repository with the bundled Triton server, on 127.0.0.1 only.
@@ -54,8 +53,6 @@ def main(
             export and this machine have proven.
         engine: name of an engine, as sceneloom runtimes lists them; auto takes the fastest of that
             precision within its limits on this machine, measured once and remembered.
-        encoded: also serve the encoded path, PNG maps in and encoded pictures out, for clients
-            across a network.
         verbose: forward the server's whole log instead of warnings and errors.
     """
 
@@ -77,7 +74,7 @@ def main(
         return 2
     verify_repository(repository)
     chosen = _choose(repository, engine, precision)
-    server = EmbeddedServer(repository, settings, engine=chosen, encoded=encoded, on_log=show)
+    server = EmbeddedServer(repository, settings, engine=chosen, on_log=show)
 
     def ready() -> None:
         print(

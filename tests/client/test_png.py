@@ -8,13 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sceneloom.contract import Contract
 from sceneloom.errors import ImageReadError
 from sceneloom.maps import read_instance_map, read_label_map
 from sceneloom.pictures import decode_picture
 from sceneloom.png import check_png
 from sceneloom.schema import load_schema
-from sceneloom_serving.encoded_models import decode_request
 
 CITYSCAPES = load_schema("cityscapes")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -77,20 +75,6 @@ def test_a_malformed_file_is_refused_by_every_reader(name: str) -> None:
             read(data)
         if read is READERS[0]:
             assert reason in str(caught.value)
-
-
-@pytest.mark.parametrize("name", sorted(MALFORMED))
-def test_a_malformed_file_is_refused_by_the_encoded_path(name: str) -> None:
-    contract = Contract(schema=CITYSCAPES, boundaries=False, size_multiple=8)
-    with pytest.raises(ImageReadError, match=r"^label_map: "):
-        decode_request(
-            contract,
-            1 << 20,
-            label_file=SIGNATURE + b"".join(MALFORMED[name][0]),
-            instance_file=None,
-            style_rows=None,
-            unknown="error",
-        )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import CHECKOUT, blocky_maps, run_command
+from support import CHECKOUT, blocky_maps, run_command, write_older
 
 from sceneloom import TritonSynthesizer
 from sceneloom.files import new_prefix
@@ -125,33 +125,14 @@ def exported_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in files.items() if not name.startswith("aoti/")}
 
 
-def test_the_encoded_path_is_served_if_it_is_asked_for(
+def test_of_a_repository_of_an_older_version_only_the_model_is_served(
     container: Container, exported: Exported, tmp_path: Path
 ) -> None:
-    done = container.run(SCENELOOM_ENCODED="on")
+    older = write_older(exported.repository, tmp_path / "older")
+    done = container.run(SCENELOOM_REPOSITORY=str(older))
     assert done.returncode == 0, done.stderr
     [served] = re.findall("--model-repository=(.*)", done.stdout)
-    names = ("synthesis", "synthesis_decode", "synthesis_encode", "synthesis_encoded")
-    assert sorted(path.name for path in Path(served).iterdir()) == sorted(names)
-    for name in names:
-        files = exported_files(exported.repository / name)
-        assert files.items() <= laid_out(Path(served, name)).items()
-    older = tmp_path / "older"
-    older.mkdir()
-    for path in exported.repository.iterdir():
-        if path.name == "synthesis" or path.is_file():
-            (older / path.name).symlink_to(path)
-    report = json.loads((older / "report.json").read_text())
-    ours = {k: v for k, v in report["sha256"].items() if not k.startswith("synthesis_")}
-    (older / "report.json").unlink()
-    (older / "report.json").write_text(json.dumps({**report, "sha256": ours}))
-    assert container.run(SCENELOOM_REPOSITORY=str(older)).returncode == 0
-    done = container.run(SCENELOOM_REPOSITORY=str(older), SCENELOOM_ENCODED="on")
-    assert (done.returncode, "tritonserver" in done.stdout) == (1, False)
-    assert done.stderr == (
-        f"{older}/synthesis_decode: missing; an older version exported it (export again), or its "
-        "model takes pictures, which have no encoded path\n"
-    )
+    assert [path.name for path in Path(served).iterdir()] == ["synthesis"]
 
 
 def test_the_variant_aoti_is_laid_out_as_two_models(
@@ -373,7 +354,7 @@ def running(
     ports = [f"--grpc-port={grpc}", f"--http-port={http}", "--allow-metrics=false"]
     addresses = ["--grpc-address=127.0.0.1", "--http-address=127.0.0.1"]
     url = f"127.0.0.1:{grpc}"
-    known = {"SCENELOOM_ADMIN_KEY": "known", "SCENELOOM_ENCODED": "on"}
+    known = {"SCENELOOM_ADMIN_KEY": "known"}
     known["SCENELOOM_SHARED_MEMORY"] = getattr(request, "param", "off")
     probes = {"SCENELOOM_PROBE_URL": url, "SCENELOOM_PROBE_SECONDS": "1"}
     environment = {**bundled.environment, **known, **probes}
@@ -414,11 +395,8 @@ def test_the_real_server_behind_it(
     process, url, http = running
     with urllib.request.urlopen(f"http://{http}/v2/models/synthesis/config", timeout=10) as answer:
         assert json.load(answer)["backend"] == "python"
-    ensemble = f"http://{http}/v2/models/synthesis_encoded/config"
-    with urllib.request.urlopen(ensemble, timeout=10) as answer:
-        assert json.load(answer)["platform"] == "ensemble"
     done = run_command("probe", exported.repository, "--url", url)
-    assert "raw and encoded" in done.stdout
+    assert "grey levels from the exported picture" in done.stdout
     assert status(http, "repository/index") == 403
     assert status(http, "repository/index", "wrong") == 403
     assert status(http, "repository/index", "known") == 200
@@ -467,9 +445,8 @@ def test_a_container_whose_model_has_died_ends(
             pid, stat = int(path.parent.name), path.read_text()
             if os.getpgid(pid) == process.pid and "(triton_python" in stat:
                 models.append(pid)
-    assert len(models) == 3
-    for model in models:
-        os.kill(model, signal.SIGKILL)
+    (model,) = models
+    os.kill(model, signal.SIGKILL)
     with urllib.request.urlopen(f"http://{http}/v2/health/ready", timeout=10) as answer:
         assert answer.status == 200  # the server itself notices nothing
     output, _ = process.communicate(timeout=120)

@@ -51,14 +51,6 @@ def test_files_report_and_hashes(exported: Exported) -> None:
         "synthesis/aoti/config.pbtxt",
         "synthesis/config.pbtxt",
         *(f"synthesis/configs/{name}.pbtxt" for name in VARIANTS),
-        "synthesis_decode/1/model.py",
-        "synthesis_decode/config.pbtxt",
-        *(f"synthesis_decode/configs/{name}.pbtxt" for name in VARIANTS),
-        "synthesis_encode/1/model.py",
-        "synthesis_encode/config.pbtxt",
-        "synthesis_encoded/1/README",
-        "synthesis_encoded/config.pbtxt",
-        *(f"synthesis_encoded/configs/{name}.pbtxt" for name in VARIANTS),
     ]
     report = json.loads((folder / "report.json").read_text())
     engines = [file for file in files if file.endswith((".onnx", ".bin"))]

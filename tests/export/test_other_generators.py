@@ -60,8 +60,6 @@ def test_exports_with_parity(
     assert (tmp_path / "repository" / "synthesis" / "1" / "fp16.onnx").is_file()
     assert exported.contract.smallest_side == architecture.smallest_side
     assert (exported.contract.kind, exported.contract.grey) == (contract.kind, contract.grey)
-    encoded = (tmp_path / "repository" / "synthesis_encoded").exists()
-    assert encoded == (contract.kind == "labels")
 
 
 def test_fast_precisions_of_pictures_are_proven_on_drawn_pictures(tmp_path: Path) -> None:

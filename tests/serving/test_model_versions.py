@@ -20,7 +20,6 @@ from sceneloom.maps import instance_map_png, label_map_png
 from sceneloom.pictures import decode_picture
 from sceneloom.rendering.manifest import Manifest
 from sceneloom.schema import load_schema
-from sceneloom.triton.encoded import EncodedClient
 from sceneloom_bench.harness import Served
 from sceneloom_bench.load_requests import close_all, open_connections
 from sceneloom_export.bundle import Exported
@@ -35,12 +34,10 @@ MAPS = blocky_maps(64, 96, seed=1)
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, exported: Exported) -> Path:
-    """Version 2 has other weights. The encoded path draws with version 1."""
+    """Version 2 has other weights."""
     folder = tmp_path_factory.mktemp("versions") / "repository"
-    models = ("synthesis", "synthesis_encoded", "synthesis_decode", "synthesis_encode")
-    for model in models:
-        shutil.copytree(exported.repository / model, folder / model)
-    served, ensemble = folder / "synthesis", folder / "synthesis_encoded" / "config.pbtxt"
+    served = folder / "synthesis"
+    shutil.copytree(exported.repository / "synthesis", served)
     shutil.copytree(served / "1", served / "2")
     graph = onnx.load(served / "2" / CPU_FILE)
     for weights in graph.graph.initializer:
@@ -54,11 +51,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory, exported: Exported) -> 
     config.version_policy.all.SetInParent()
     config.parameters[ENGINE_PARAMETER].string_value = "openvino-fp32"
     write_config(config, served / "config.pbtxt")
-    config = read_config(ensemble)
-    config.parameters[ENGINE_PARAMETER].string_value = "openvino-fp32"
-    [step] = [s for s in config.ensemble_scheduling.step if s.model_name == "synthesis"]
-    step.model_version = 1
-    write_config(config, ensemble)
     return folder
 
 
@@ -97,20 +89,8 @@ def test_each_transport_asks_for_the_version(
         TritonSynthesizer(url, version="7", transport="grpc" if transport != "http" else "http")
 
 
-def test_the_encoded_path_draws_with_the_version_or_is_refused(
-    server: NoopServer, expected: dict[str, Any]
-) -> None:
-    with TritonSynthesizer(server.grpc) as client:
-        encoded = EncodedClient(client.transport, version="1")
-        files = label_map_png(client.contract, MAPS[0]), instance_map_png(client.contract, *MAPS)
-        assert same(decode_picture(encoded.synthesize(*files)), expected["1"])
-        with pytest.raises(ModelNotFoundError, match="draws with version 1, not with version 2"):
-            EncodedClient(client.transport, version="2")
-
-
-@pytest.mark.parametrize("path", ["raw", "encoded"])
 def test_render_makes_the_pictures_of_the_version_and_says_so(
-    tmp_path: Path, server: NoopServer, expected: dict[str, Any], path: str
+    tmp_path: Path, server: NoopServer, expected: dict[str, Any]
 ) -> None:
     contract = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
     for folder, data in {
@@ -120,13 +100,9 @@ def test_render_makes_the_pictures_of_the_version_and_says_so(
         (tmp_path / "maps" / folder).mkdir(parents=True)
         (tmp_path / "maps" / folder / "a.png").write_bytes(data)
     pictures = tmp_path / "pictures"
-    command = ["render", tmp_path / "maps", pictures, "--url", server.grpc, "--path", path]
+    command = ["render", tmp_path / "maps", pictures, "--url", server.grpc]
     for version in ("1", "2"):
         done = run_here(*command, "--model-version", version)
-        if path == "encoded" and version == "2":
-            assert done.returncode != 0
-            assert "draws with version 1, not with version 2" in done.stderr
-            continue
         assert done.returncode == 0, done.stderr
         assert same(decode_picture((pictures / "a.png").read_bytes()), expected[version])
         with Manifest(pictures / "manifest.sqlite") as manifest:
@@ -140,7 +116,6 @@ def test_render_makes_the_pictures_of_the_version_and_says_so(
 def test_the_probe_asks_the_version(server: NoopServer, exported: Exported) -> None:
     right = run_here("probe", exported.repository, "--url", server.grpc, "--model-version", "1")
     assert right.returncode == 0, right.stderr
-    assert "raw and encoded" in right.stdout
     wrong = run_here("probe", exported.repository, "--url", server.grpc)
     assert wrong.returncode == 1
     assert "its picture differs by" in wrong.stderr
@@ -148,13 +123,12 @@ def test_the_probe_asks_the_version(server: NoopServer, exported: Exported) -> N
 
 def test_a_benchmark_sends_to_the_version(server: NoopServer, expected: dict[str, Any]) -> None:
     served = Served(grpc=server.grpc, http=server.http, embedded=None)
-    names = ("grpc", "grpc-shm", "http", "encoded")
-    for version, kinds in {"1": names, "2": names[:3]}.items():
+    names = ("grpc", "grpc-shm", "http")
+    for version in ("1", "2"):
         opened, left_out = open_connections(served, "synthesis", names, version=version)
         try:
-            assert tuple(opened) == kinds
-            assert len(left_out) == 4 - len(kinds)
-            for name in kinds[:3]:
+            assert (tuple(opened), left_out) == (names, [])
+            for name in names:
                 client = opened[name].client  # type: ignore[union-attr]
                 assert same(client.synthesize(*MAPS), expected[version]), name
         finally:

@@ -17,7 +17,7 @@ from support import free_ports, make_once, run_command, save_published, wide_gen
 
 from sceneloom import TritonSynthesizer, read_picture
 from sceneloom.cli import main
-from sceneloom.errors import RequestRejectedError, ServerStartError
+from sceneloom.errors import RequestRejectedError
 from sceneloom_bench.harness import ServedSettings
 from sceneloom_bench.render_command import RenderBenchSettings
 from sceneloom_bench.render_command import main as bench_render
@@ -152,19 +152,6 @@ def test_requests_of_other_shapes_are_refused(server: EmbeddedServer) -> None:
         pytest.raises(RequestRejectedError, match="45x64"),
     ):
         client.run_batch(np.zeros((1, 64, 45, 3), np.uint8), None, None)
-
-
-def test_the_encoded_path_takes_label_maps_alone(
-    server: EmbeddedServer, model: Path, tmp_path: Path
-) -> None:
-    write_photos(tmp_path / "photos")
-    done = run_command(
-        "render", tmp_path / "photos", tmp_path / "out", "--url", server.grpc, "--path", "encoded"
-    )
-    assert done.returncode == 1
-    assert "the encoded path takes label maps, and this model pictures" in done.stderr
-    with pytest.raises(ServerStartError, match="its model takes pictures, which have no encoded"):
-        EmbeddedServer(model / "repository", free_ports(), encoded=True).start()
 
 
 def test_grey_pictures_of_photographs_with_instance_maps(

@@ -16,8 +16,6 @@ from support import ServeCommand, blocky_maps, copy_export, free_ports, run_comm
 from sceneloom import TritonSynthesizer
 from sceneloom.cli import main
 from sceneloom.errors import ServerStartError, ServerUnavailableError
-from sceneloom.maps import instance_map_png, label_map_png
-from sceneloom.triton.encoded import EncodedClient
 from sceneloom_export.bundle import Exported
 from sceneloom_serving.bundle import load_golden
 from sceneloom_serving.embedded import EmbeddedServer, ServerSettings
@@ -209,9 +207,8 @@ def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
     ports = ServerSettings(**free, stop_timeout=0)
     golden = load_golden(exported.repository)
     inputs = (golden.request.label_map, golden.request.instance_map)
-    with EmbeddedServer(exported.repository, ports, engine="openvino-fp32", encoded=True) as first:
+    with EmbeddedServer(exported.repository, ports, engine="openvino-fp32") as first:
         clients = [TritonSynthesizer(first.grpc), TritonSynthesizer(f"http://{first.http}")]
-        encoded = EncodedClient(clients[0].transport)
         for client in clients:
             client.synthesize(*inputs)
         assert (first.engine, clients[0].precision) == ("openvino-fp32", "fp32")
@@ -222,15 +219,10 @@ def test_server_that_was_restarted_with_another_engine_answers_no_old_client(
             == "bf16, int8: not proven: sceneloom export " + ("--precision fast")
         )
     changed = "runs onnxruntime-fp32, and the request is for openvino-fp32"
-    with EmbeddedServer(exported.repository, ports, engine="onnxruntime-fp32", encoded=True):
+    with EmbeddedServer(exported.repository, ports, engine="onnxruntime-fp32"):
         for client in clients:
             with pytest.raises(ServerUnavailableError, match=changed):
                 client.synthesize(*inputs)
-        assert inputs[1] is not None
-        label = label_map_png(encoded.contract, inputs[0])
-        instance = instance_map_png(encoded.contract, *inputs)
-        with pytest.raises(ServerUnavailableError, match=changed):
-            encoded.synthesize(label, instance)
         with TritonSynthesizer(clients[0].transport.address) as again:
             again.synthesize(*inputs)
     for client in clients:

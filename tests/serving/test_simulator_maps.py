@@ -94,11 +94,10 @@ def url(request: pytest.FixtureRequest, exported: Exported) -> Iterator[str]:
     if reason := unavailable(ENGINES[engine], exported.repository / "synthesis" / "1"):
         pytest.skip(reason)
     ports = free_ports()
-    with EmbeddedServer(exported.repository, ports, engine=engine, encoded=True) as server:
+    with EmbeddedServer(exported.repository, ports, engine=engine) as server:
         yield server.grpc
 
 
-@pytest.mark.parametrize("path", ["raw", "encoded"])
 @pytest.mark.parametrize("kind", READINGS)
 def test_pictures_are_those_of_the_maps_shown(
     tmp_path: Path,
@@ -107,10 +106,9 @@ def test_pictures_are_those_of_the_maps_shown(
     folder: Path,
     expected: list[np.ndarray],
     kind: str,
-    path: str,
 ) -> None:
     output = tmp_path / "pictures"
-    command = ["render", str(folder), str(output), "--labels", kind, "--url", url, "--path", path]
+    command = ["render", str(folder), str(output), "--labels", kind, "--url", url]
     flags = [*command, *READINGS[kind], "--boundaries", "labels", "--log", "none"]
     if kind == "carla":
         assert main([*flags, "--dry-run"]) == 0

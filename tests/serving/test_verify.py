@@ -14,24 +14,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import copy_export, run_here
+import tritonclient.grpc
+from support import free_ports, run_here, write_older
 
+from sceneloom import TritonSynthesizer
 from sceneloom.contract import Contract
 from sceneloom.errors import PlanRefusedError, SceneLoomError, ServerStartError
 from sceneloom.files import file_hash
 from sceneloom.schema import load_schema
 from sceneloom_export.bundle import Exported
-from sceneloom_export.repository import write_configs, write_encoded_models
+from sceneloom_export.repository import write_configs
 from sceneloom_export.settings import TritonSettings
 from sceneloom_serving import templates
-from sceneloom_serving.bundle import lay_out, load_golden, verify_repository
+from sceneloom_serving.bundle import load_golden, verify_repository
+from sceneloom_serving.embedded import EmbeddedServer
 from sceneloom_serving.engines import open_engine
 from sceneloom_serving.parity import check_golden
 from sceneloom_serving.plan_record import Machine, PlanRecord, Profile, write_record
 
 CONTRACT = Contract(schema=load_schema("cityscapes"), boundaries=True, size_multiple=8)
 SIZE = (128, 192)
-FILES = 28
+FILES = 12
 
 
 @pytest.fixture
@@ -43,7 +46,6 @@ def repository(tmp_path: Path) -> Path:
     for name in ("model.onnx", "onnxruntime.onnx", "weights.bin"):
         (model / "1" / name).write_bytes(name.encode())
     write_configs(model, CONTRACT, TritonSettings(), largest=SIZE, engine="openvino-fp32")
-    write_encoded_models(folder, TritonSettings())
     maps = {"label_map": np.zeros((64, 64), np.uint8), "instance_map": np.zeros((64, 64), np.int32)}
     np.savez(folder / "golden.npz", **maps, block_means=np.zeros((4, 4, 3), np.float32))
     paths = [path for path in folder.rglob("*") if path.is_file()]
@@ -101,32 +103,20 @@ def test_a_real_export_passes(exported: Exported) -> None:
     assert "sceneloom engine builds it" in refusal(exported.repository, "tensorrt")
 
 
-@pytest.mark.parametrize("encoded", [True, False])
-def test_a_bundle_of_an_older_version_passes_and_loads(
-    exported: Exported, tmp_path: Path, encoded: bool
-) -> None:
-    """It has a graph for TensorRT 8.6 and a variant that are gone, and perhaps no encoded path."""
-    folder = tmp_path / "old"
-    copy_export(exported.repository, folder)
-    version, configs = folder / "synthesis" / "1", folder / "synthesis" / "configs"
-    shutil.copy(version / "model.onnx", version / "group_norms.onnx")
-    shutil.copy(configs / "onnxruntime.pbtxt", configs / "onnxruntime-tensorrt.pbtxt")
+@pytest.mark.triton
+def test_a_bundle_of_an_older_version_passes_and_loads(exported: Exported, tmp_path: Path) -> None:
+    folder = write_older(exported.repository, tmp_path / "old")
     report = json.loads((folder / "report.json").read_text())
-    for path in (version / "group_norms.onnx", configs / "onnxruntime-tensorrt.pbtxt"):
-        report["sha256"][path.relative_to(folder).as_posix()] = file_hash(path)
-    if not encoded:
-        for model in folder.glob("synthesis_*"):
-            shutil.rmtree(model)
-        kept = {n: h for n, h in report["sha256"].items() if not n.startswith("synthesis_")}
-        report["sha256"] = kept
-    (folder / "report.json").unlink()
-    (folder / "report.json").write_text(json.dumps(report))
+    assert "synthesis_decode/1/model.py" in report["sha256"]
     assert verify_repository(folder, "onnxruntime-tensorrt") == len(report["sha256"])
-    with open_engine("onnxruntime-fp32", version) as engine:
+    with open_engine("onnxruntime-fp32", folder / "synthesis" / "1") as engine:
         assert check_golden(engine, load_golden(folder)) < 0.1
-    lay_out(folder, tmp_path / "served", encoded=encoded, parameters={})
-    served = {path.name for path in (tmp_path / "served").iterdir()}
-    assert served == {"synthesis", *(path.name for path in folder.glob("synthesis_*"))}
+    with EmbeddedServer(folder, free_ports(), engine="onnxruntime-fp32") as server:
+        with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+            models = client.get_model_repository_index().models
+        assert [model.name for model in models] == ["synthesis"]
+        with TritonSynthesizer(server.grpc) as synthesizer:
+            assert check_golden(synthesizer, load_golden(folder)) < 0.1
 
 
 @pytest.mark.parametrize("variant", [None, "embedded", "onnxruntime"])
@@ -142,9 +132,6 @@ def test_untouched(repository: Path, variant: str | None) -> None:
         "synthesis/configs/tensorrt.pbtxt",
         "synthesis/1/model.py",
         "synthesis/1/weights.bin",
-        "synthesis_decode/1/model.py",
-        "synthesis_encoded/config.pbtxt",
-        "synthesis_encoded/1/README",
     ],
 )
 def test_one_changed_byte_or_a_missing_file_is_named(repository: Path, name: str) -> None:
@@ -175,11 +162,6 @@ def test_one_changed_byte_or_a_missing_file_is_named(repository: Path, name: str
         "synthesis/1/.hidden",
         "synthesis/1/sub/model.plan",
         "synthesis/model.plan",
-        "synthesis_decode/2/model.py",
-        "synthesis_decode/1/model.plan",
-        "synthesis_encode/1/helper.py",
-        "synthesis_encode/1/__pycache__/model.cpython-311.pyc",
-        "synthesis_encoded/configs/other.pbtxt",
         "another/config.pbtxt",
         "another/1/model.onnx",
     ],

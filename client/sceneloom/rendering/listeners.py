@@ -229,7 +229,7 @@ class Tally:
         if len(self.engines) > 1:
             counts = (f"{count} {name or 'unknown'}" for name, count in self.engines.items())
             engine = f"pictures by engine: {', '.join(counts)}"
-        travel = (route.transport, route.path, engine)
+        travel = (route.transport, route.files, engine)
         for words in (done, *reading, *travel, f"manifest: {manifest}"):
             if words:
                 print(printable(words))

@@ -7,13 +7,12 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from sceneloom import locations
 from sceneloom.contract import MODEL_NAME, Contract
 from sceneloom.errors import InputError
-from sceneloom.pictures import EncodedFormat, load_jxl
-from sceneloom.rendering.connections import Connection, PathChoice, RunPath, open_connection
+from sceneloom.pictures import load_jxl
+from sceneloom.rendering.connections import Connection, open_connection
 from sceneloom.rendering.datasets import LooksSource, ShardedSource, open_sink, open_source
 from sceneloom.rendering.items import Source
 from sceneloom.rendering.listeners import Listener
@@ -69,13 +68,12 @@ class TritonServers:
     """Version of the model; empty for the latest."""
     timeouts: Timeouts = dataclasses.field(default_factory=Timeouts)
     transport: TransportChoice = "auto"
-    path: PathChoice = "auto"
     access: Access = dataclasses.field(default_factory=Access)
 
     def addresses(self, settings: RenderSettings) -> list[Address]:
         """The addresses of the servers.
 
-        Raises InputError for a wrong or repeated address, or a format that the encoded path lacks.
+        Raises InputError for a wrong or repeated address.
         """
         if not self.urls:
             raise InputError("name at least one server")
@@ -85,14 +83,6 @@ class TritonServers:
             if address in known:
                 raise InputError(f"{url}: the same server twice")
             known.append(address)
-        if self.path == "encoded" and settings.format not in get_args(EncodedFormat):
-            raise InputError(
-                f"the encoded path does not give {settings.format}; it gives "
-                f"{', '.join(get_args(EncodedFormat))}"
-            )
-        if self.path == "encoded" and settings.grey:
-            raise InputError("the encoded path does not give grey pictures; leave --path out")
-        chosen = None if self.path == "auto" else (self.path == "encoded", f"{self.path}: as asked")
         connect = functools.partial(
             open_connection,
             model=self.model,
@@ -101,7 +91,6 @@ class TritonServers:
             transport=self.transport,
             access=self.access,
             settings=settings,
-            path=RunPath(self.path, chosen),
         )
         return [Address(name=url, connect=functools.partial(connect, url)) for url in self.urls]
 

@@ -1,1 +1,1 @@
-"""Requests to a Triton server: one file a transport, the client over them, and the encoded path."""
+"""Requests to a Triton server: one file a transport, and the client over them."""

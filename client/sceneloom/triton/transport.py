@@ -94,8 +94,6 @@ class ModelConfig:
     """Version that answers: the requested one, else the latest of those served; empty for none."""
     dynamic_batching: bool
     """Whether the server joins requests of equal size into one execution."""
-    steps: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """An ensemble's models -> the version that it asks; -1 for the latest."""
 
 
 def input_specs(contract: Contract) -> dict[str, TensorSpec]:
@@ -165,7 +163,6 @@ class TritonTransport(abc.ABC):
             config = self._read("config", model, deadline)
             served = self._read("metadata", model, deadline).get("versions", [])
             versions = [str(number) for number in sorted(map(int, served))]
-            steps = config.get("ensemble_scheduling", {}).get("step", [])
             parameters = config.get("parameters", {})
             inputs, outputs = (
                 {
@@ -184,7 +181,6 @@ class TritonTransport(abc.ABC):
                 outputs=outputs,
                 version=version or (versions or [""])[-1],
                 dynamic_batching="dynamic_batching" in config,
-                steps={one["model_name"]: str(one.get("model_version", -1)) for one in steps},
             )
         except errors.ModelNotFoundError as error:
             raise self._not_found(error, model, deadline) from None

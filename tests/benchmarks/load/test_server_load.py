@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support import free_ports
 
 from noop_server import NOOP_CONTRACT, NoopServer, write_noop_repository
-from sceneloom import TritonSynthesizer, cli
+from sceneloom import cli
 from sceneloom.errors import InputError, SceneLoomError
 from sceneloom.request import Request
 from sceneloom_bench.harness import Served, ServedSettings, bench_maps
@@ -34,7 +33,7 @@ from sceneloom_bench.server_command import ORDER_MARK, ServerBenchSettings, meas
 from sceneloom_bench.server_statistics import ServerView
 
 if TYPE_CHECKING:
-    from sceneloom_export.bundle import Exported
+    pass
 
 pytestmark = pytest.mark.triton
 DELAY = 0.02
@@ -108,36 +107,7 @@ def test_the_servers_own_breakdown(noop: NoopServer, maps: list[Request]) -> Non
     assert parts <= counted["total_ms"] * 1.01
     mean = 1000 * np.mean([value for block in measured.samples for value in block])
     assert figures["transfer"] == pytest.approx(mean - counted["total_ms"], abs=0.1)
-    assert "steps" not in figures
     assert parts + figures["transfer"] == pytest.approx(mean, rel=0.1)
-
-
-def test_the_breakdown_of_the_encoded_path_adds_up(exported: Exported) -> None:
-    from sceneloom_serving.embedded import EmbeddedServer
-
-    with EmbeddedServer(
-        exported.repository, free_ports(), engine="openvino-fp32", encoded=True
-    ) as running:
-        server = Served(grpc=running.grpc, http=running.http, embedded=None)
-        with TritonSynthesizer(running.grpc) as client:
-            small = bench_maps(client.contract, (64, 64), 3)
-        with pytest.raises(InputError, match=r"on the server runs .*synthesis.*, not another"):
-            open_connections(server, "another", ("encoded",))
-        opened, _ = open_connections(server, "synthesis", ("encoded",))
-        view = ServerView(running.grpc)
-        try:
-            length = Length(seconds=0, requests=12, warm_up=2)
-            connection = opened["encoded"]
-            measured = Driver("encoded", connection, small, 1, view, length).closed(2)
-        finally:
-            view.close()
-            close_all(opened)
-    names = ("queue", "compute_input", "compute", "compute_output", "steps", "transfer")
-    parts = {name: measured.figures[name].value for name in names}
-    mean = 1000 * np.mean([value for block in measured.samples for value in block])
-    assert sum(parts.values()) == pytest.approx(mean, rel=1e-3)
-    assert parts["compute"] > 0
-    assert parts["steps"] > 0
 
 
 def test_batches_are_counted_in_pictures(noop: NoopServer, maps: list[Request]) -> None:
@@ -209,7 +179,6 @@ def test_the_command_from_end_to_end(
     tensors = ("grpc", "grpc-shm", "http")
     assert loads == [(t, mode) for t in tensors for mode in ("closed", "open")]
     said = " ".join(report.marks)
-    assert "encoded left out: the server, model 'synthesis_encoded'" in said
     assert "grpc-shm in batches of 8 left out: a request takes 4 at most" in said
     assert ORDER_MARK in report.marks
     assert report.extra["server"]["version"]
@@ -292,7 +261,7 @@ def test_an_answer_from_the_cache_is_an_error(tmp_path: Path, maps: list[Request
 def test_a_server_without_any_of_the_ways_is_refused(noop: NoopServer) -> None:
     server = Served(grpc=noop.grpc, http=None, embedded=None)
     with pytest.raises(InputError, match="http left out: it needs an address: --http"):
-        open_connections(server, "synthesis", ("http", "encoded"))
+        open_connections(server, "synthesis", ("http",))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""Runs against the real server: batches, the encoded path, failover, and one data set in every
-form.
-"""
+"""Runs against the real server: batches, failover, and one data set in every form."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ import pytest
 from map_sets import WRITERS, small_maps
 
 from noop_server import NoopServer, write_noop_repository
-from sceneloom.errors import InputError, ModelNotFoundError
 from sceneloom.pictures import FORMATS
 from sceneloom.rendering.connections import Route
 from sceneloom.rendering.datasets import open_sink
@@ -22,8 +19,6 @@ from sceneloom.rendering.plan import Maps, Pictures, TritonServers, make_plan
 from sceneloom.rendering.retries import RetryPolicy
 from sceneloom.rendering.run import RenderRun
 from sceneloom.rendering.settings import Container, RenderSettings
-from sceneloom_export.repository import write_encoded_models
-from sceneloom_export.settings import TritonSettings
 
 pytestmark = pytest.mark.triton
 
@@ -43,11 +38,10 @@ class Requests(Listener):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
-    """With the encoded path, joining requests."""
+    """Joins requests."""
     repository = write_noop_repository(
         tmp_path_factory.mktemp("joining") / "repository", dynamic_batching=True
     )
-    write_encoded_models(repository, TritonSettings())
     with NoopServer(repository) as running:
         yield running
 
@@ -114,31 +108,17 @@ def test_one_data_set_in_every_form_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("transport", ["grpc", "grpc-shm", "http"])
-@pytest.mark.parametrize("path", ["raw", "encoded"])
-def test_every_way_gives_the_same_bytes(
-    tmp_path: Path, server: NoopServer, transport: Any, path: Any
-) -> None:
+def test_every_way_gives_the_same_bytes(tmp_path: Path, server: NoopServer, transport: Any) -> None:
     maps = WRITERS["folder"](tmp_path / "maps", small_maps(5, height=30, width=44))
     url = f"http://{server.http}" if transport == "http" else server.grpc
     requests = Requests()
-    servers = TritonServers(urls=[url], transport=transport, path=path)
+    servers = TritonServers(urls=[url], transport=transport)
     results, route = render_and_route(maps, tmp_path / "a", servers, requests)
     found = pictures(results, tmp_path / "a")
-    plain = TritonServers(urls=[server.grpc], transport="grpc", path="raw")
+    plain = TritonServers(urls=[server.grpc], transport="grpc")
     assert found == pictures(render(maps, tmp_path / "b", plain), tmp_path / "b")
-    assert route.encoded == (path == "encoded")
     assert route.transport.startswith(f"{transport}: ")
     assert requests.answers == 5
-
-
-def test_auto_measures_the_link_once_and_says_so(tmp_path: Path, server: NoopServer) -> None:
-    maps = WRITERS["folder"](tmp_path / "maps", small_maps(6))
-    servers = TritonServers(urls=[server.grpc], transport="grpc", path="auto")
-    _, route = render_and_route(maps, tmp_path / "out", servers)
-    assert "a picture took" in route.path
-    servers = TritonServers(urls=[server.grpc], transport="grpc-shm", path="auto")
-    _, shared = render_and_route(maps, tmp_path / "shared", servers)
-    assert shared.path == "raw: tensors go through shared memory"
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -149,16 +129,9 @@ def test_every_format(tmp_path: Path, server: NoopServer, format: Any) -> None:
     assert [Path(r.output).suffix for r in results if isinstance(r, Rendered)] == [f".{format}"] * 2
 
 
-def test_the_encoded_path_does_not_give_every_format(server: NoopServer) -> None:
-    settings = RenderSettings(format="jxl")
-    servers = TritonServers(urls=[server.grpc], path="encoded")
-    with pytest.raises(InputError, match="the encoded path does not give jxl"):
-        servers.addresses(settings)
-
-
 @pytest.fixture(scope="module")
 def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer]:
-    """Does not join requests, takes batches of 4, and has no encoded path."""
+    """Does not join requests, takes batches of 4."""
     repository = write_noop_repository(
         tmp_path_factory.mktemp("plain") / "repository", max_batch_size=4
     )
@@ -176,15 +149,6 @@ def test_batches_where_the_server_does_not_join_requests(
     assert found == pictures(render(maps, tmp_path / "b", joining, singles), tmp_path / "b")
     assert singles.answers == 40
     assert 10 <= batches.answers < 35
-
-
-def test_a_server_without_the_encoded_path_says_so(
-    tmp_path: Path, plain_server: NoopServer
-) -> None:
-    maps = WRITERS["folder"](tmp_path / "maps", small_maps(1))
-    servers = TritonServers(urls=[plain_server.grpc], path="encoded")
-    with pytest.raises(ModelNotFoundError, match="sceneloom serve --encoded"):
-        render(maps, tmp_path / "out", servers)
 
 
 def test_one_of_two_servers_dies(tmp_path: Path, server: NoopServer) -> None:

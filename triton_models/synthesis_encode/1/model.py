@@ -1,5 +1,0 @@
-"""Triton's Python backend loads this file; the model itself is in sceneloom_serving."""
-
-from sceneloom_serving.encoded_models import EncodeModel as TritonPythonModel
-
-__all__ = ["TritonPythonModel"]
