@@ -133,10 +133,11 @@ def build_app(
     keys_on_loopback: bool = False,
     jobs: Jobs | None = None,
     studio: bool = False,
+    logs: bool = True,
 ) -> Exchange:
     """The whole application, for opened `tritons`, which it closes. Without `keys` every request is
     admitted; with them, those that come from this machine are, too, unless `keys_on_loopback`. With
-    `studio` it has the page of the studio.
+    `studio` it has the page of the studio; without `logs` only failures are logged.
     """
     limits, metrics = limits or RequestLimits(), Metrics()
     threads = ThreadPoolExecutor(os.cpu_count() or 1, "sceneloom-gateway")
@@ -215,7 +216,7 @@ def build_app(
     for kind in (Problem, errors.SceneLoomError, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _on_error)
     most, seconds = limits.max_bytes, limits.body_seconds
-    return Exchange(app, metrics, most_bytes=most, body_seconds=seconds, uploads=uploads)
+    return Exchange(app, metrics, most_bytes=most, body_seconds=seconds, uploads=uploads, logs=logs)
 
 
 def _key_of(request: HttpRequest) -> str:

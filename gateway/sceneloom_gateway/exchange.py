@@ -109,13 +109,15 @@ class Exchange:
         most_bytes: int,
         body_seconds: float,
         uploads: Mapping[str, tuple[int, float]] | None = None,
+        logs: bool = True,
     ) -> None:
         """Wrap `app`; a body has at most `most_bytes` and arrives within `body_seconds`; those
-        posted to the paths of `uploads` have limits of their own.
+        posted to the paths of `uploads` have limits of their own. Without `logs` only failures of
+        the gateway and of its servers have a line.
         """
         self._app, self._metrics = app, metrics
         self._most_bytes, self._body_seconds = most_bytes, body_seconds
-        self._uploads = uploads or {}
+        self._uploads, self._logs = uploads or {}, logs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see `starlette.types.ASGIApp`."""
@@ -231,7 +233,7 @@ class Exchange:
         self._metrics.refresh()
         if kind := state.get("problem"):
             self._metrics.rejections.labels(kind).inc()
-        if scope["path"] in _QUIET and status == 200:
+        if (scope["path"] in _QUIET and status == 200) or (status < 500 and not self._logs):
             return
         client = scope.get("client")
         line = {

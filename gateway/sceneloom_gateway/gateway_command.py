@@ -135,8 +135,11 @@ def serve_gateway(
     jobs: JobSettings,
     timeouts: Timeouts,
     studio: bool,
+    logs: bool = True,
 ) -> None:
-    """Serve in this process until SIGTERM; the arguments are those of the command."""
+    """Serve in this process until SIGTERM; the arguments are those of the command, and of
+    `build_app`.
+    """
     tracing.start("sceneloom-gateway")
     tritons = Tritons(
         lambda: read_addresses(triton_file) if triton_file else triton,
@@ -153,6 +156,7 @@ def serve_gateway(
         keys_on_loopback=keys_on_loopback,
         jobs=taken,
         studio=studio,
+        logs=logs,
     )
 
     async def begin() -> None:

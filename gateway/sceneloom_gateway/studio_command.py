@@ -84,6 +84,7 @@ def main(
             jobs=JobSettings(folder=Path(jobs)),
             timeouts=Timeouts(),
             studio=True,
+            logs=False,
         )
     print("stopped", file=sys.stderr)
     return 0
