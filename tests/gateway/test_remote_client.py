@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import json
@@ -9,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +32,8 @@ from tritonclient.grpc import service_pb2_grpc
 from noop_server import NoopServer, write_noop_repository
 from render_limits import Client, compare, write_small_maps
 from sceneloom import errors
-from sceneloom.pictures import encode_picture
+from sceneloom.contract import Contract
+from sceneloom.pictures import decode_picture, encode_picture
 from sceneloom.png import SIGNATURE
 from sceneloom.rendering.manifest import FILE_NAME, Manifest
 from sceneloom.testing import FakeTransport
@@ -120,6 +122,96 @@ def test_a_gateway_gives_the_pictures_of_its_server(secured: Secured) -> None:
         served = remote.transport
     with pytest.raises(errors.ConnectionClosedError):
         served.model_config("synthesis", timeout=10)
+
+
+def serve_http2(
+    stack: ExitStack, certificates: Certificates, app: Callable[..., Coroutine[Any, Any, None]]
+) -> str:
+    """Serve an ASGI application over TLS by a server that offers HTTP/2; its address."""
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config, end = Config(), threading.Event()
+    config.bind = [f"127.0.0.1:{port}"]
+    config.certfile, config.keyfile = str(certificates.chain), str(certificates.key)
+
+    async def stopped() -> None:
+        while not end.is_set():
+            await asyncio.sleep(0.05)
+
+    serving = threading.Thread(
+        target=lambda: asyncio.run(serve(app, config, shutdown_trigger=stopped))  # type: ignore[arg-type]
+    )
+    serving.start()
+    stack.callback(serving.join)
+    stack.callback(end.set)
+    return f"https://127.0.0.1:{port}"
+
+
+def test_http_2_is_spoken_where_it_is_offered(
+    triton: Triton, certificates: Certificates, tmp_path: Path
+) -> None:
+    """As by a proxy in front of gateways."""
+    spoken: list[str] = []
+    with ExitStack() as stack:
+        gateway = start(stack, tmp_path, "--triton", triton.url)
+
+        async def forward(scope: Any, receive: Any, send: Any) -> None:
+            assert scope["type"] == "http", "no lifespan"
+            spoken.append(scope["http_version"])
+            body, more = b"", True
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+            async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+                headers = [one for one in scope["headers"] if one[0] != b"host"]
+                path = scope["raw_path"].decode()
+                answer = await client.request(
+                    scope["method"], path, headers=headers, content=body, timeout=60
+                )
+            kept = [one for one in answer.headers.raw if one[0].lower() in (b"content-type",)]
+            await send({"type": "http.response.start", "status": 200, "headers": kept})
+            await send({"type": "http.response.body", "body": answer.content})
+
+        url = serve_http2(stack, certificates, forward)
+        access = AccessFlags(ca=certificates.ca).read([url])
+        with (
+            TritonSynthesizer(url, access=access) as remote,
+            TritonSynthesizer(triton.url) as direct,
+            ThreadPoolExecutor(4) as pool,
+        ):
+            pairs = [blocky_maps(48, 64, seed=seed) for seed in range(8)]
+            pictures = list(pool.map(lambda pair: remote.synthesize(*pair), pairs))
+            for picture, pair in zip(pictures, pairs, strict=True):
+                np.testing.assert_array_equal(picture, direct.synthesize(*pair))
+    assert set(spoken) == {"2"}
+    assert len(spoken) >= 9
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_models_of_pictures_through_a_gateway(tmp_path: Path, grey: bool) -> None:
+    of_pictures = Contract(kind="picture", boundaries=False, size_multiple=8, grey=grey)
+    photos = np.random.default_rng(0).integers(0, 255, (3, 45, 60, 3)).astype(np.uint8)
+    (tmp_path / "photos" / "test_A").mkdir(parents=True)
+    for number, photo in enumerate(photos):
+        Image.fromarray(photo).save(tmp_path / "photos" / "test_A" / f"{number}.png")
+    flags = ("--format", "png", "--grey") if grey else ("--format", "jxl")
+    with ExitStack() as stack:
+        triton = serve_fake(stack, FakeTransport(of_pictures))
+        gateway = start(stack, tmp_path, "--triton", triton.url)
+        command = ("render", tmp_path / "photos", tmp_path / "out", *flags, "--log", "none")
+        done = run_here(*command, "--url", gateway.url)
+        assert done.returncode == 0, done.stderr
+        assert f"pictures come as png, written as {flags[1]}" in done.stdout
+        with TritonSynthesizer(triton.url) as direct:
+            expected = [direct.synthesize(photo) for photo in photos]
+    written = sorted((tmp_path / "out").glob(f"*.{flags[1]}"))
+    for path, picture in zip(written, expected, strict=True):
+        given = decode_picture(path.read_bytes())
+        np.testing.assert_array_equal(given, picture[..., :1].repeat(3, -1) if grey else picture)
 
 
 def test_styles_reach_the_server_exactly(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 import pytest
+from gateways import start
 from map_sets import as_png, small_maps, write_folder
 
 from noop_server import NoopServer, write_noop_repository
@@ -114,6 +116,19 @@ class Counting(Listener):
 
     def on_answer(self, seconds: float, sent: int, received: int) -> None:
         self.requests += 1
+
+
+@pytest.mark.usefixtures("_ray")
+def test_ray_through_a_gateway_gives_what_threads_give(tmp_path: Path, server: NoopServer) -> None:
+    setup, threads = Setup(tmp_path, server.grpc, 10), tmp_path / "threads"
+    assert by_kind(list(RenderRun(setup.plan(threads)))) == {"Rendered": 10}
+    with ExitStack() as stack:
+        gateway = start(stack, tmp_path, "--triton", server.grpc)
+        setup.servers = TritonServers(urls=[gateway.url])
+        run = setup.run(setup.plan())
+        assert by_kind(list(run)) == {"Rendered": 10}
+        assert run.route.transport.startswith("gateway: ")
+    assert setup.pictures() == setup.pictures(threads)
 
 
 @pytest.mark.usefixtures("_ray")
