@@ -1,4 +1,4 @@
-"""Screenshots of the studio for the README and docs/studio.md: on a desk, dark, and on a phone.
+"""Screenshots of the studio for docs/studio.md: on a desk, dark, and on a phone.
 
 Needs Chromium (apt-get install chromium) and Python's playwright, and an export of the demo:
 
@@ -21,7 +21,7 @@ LOOK = 2
 
 
 def main(repository: Path, out: Path) -> None:
-    """Write studio.png, studio-dark.png and studio-phone.png."""
+    """Write studio.jpg, studio-dark.jpg and studio-phone.jpg."""
     command = [sys.executable, "-m", "sceneloom.cli", "studio", str(repository)]
     studio = subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
@@ -44,7 +44,7 @@ def main(repository: Path, out: Path) -> None:
                 tab.goto(url)
                 _wait(tab)
                 _restyle_a_car(tab)
-                tab.screenshot(path=out / f"{name}.png")
+                tab.screenshot(path=out / f"{name}.jpg", type="jpeg", quality=86)
                 context.close()
             browser.close()
     finally:
