@@ -64,7 +64,7 @@ docs: $(INSTALLED)  ## make docs/commands.md from the commands' parsers
 	$(BIN)/python tests/command_reference.py
 
 wheel: $(INSTALLED)  ## build the wheel, install it in empty environments, export and serve from it
-	$(BIN)/python tests/wheel/check_wheel.py
+	$(BIN)/python tests/wheel/check_wheel.py $(WHEEL)
 
 slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not cases"

@@ -45,7 +45,8 @@ def check_whole(out: Path) -> set[str]:
 
 @pytest.mark.triton
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("batch", [(1,), pytest.param((1, 2), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [(1,), (1, 2)])
 def test_every_part_has_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: tuple[int, ...]
 ) -> None:

@@ -24,6 +24,7 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NoopServer
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_the_servers_idle_share_and_the_rate_agree(
     slow_server: NoopServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]

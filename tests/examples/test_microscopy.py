@@ -25,6 +25,7 @@ EXAMPLE = CHECKOUT / "examples" / "microscopy"
 QUICK = ("--precision", "fp32", "--largest", "256x256")  # the cells' own size is 200x200
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_microscopy_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -34,6 +34,7 @@ STYLED = Contract(
 )
 
 
+@pytest.mark.slow
 def test_planes_are_made_in_half(tmp_path: Path, styled_generator: Generator) -> None:
     half = ServedGenerator(HalfGenerator(styled_generator).eval(), STYLED).eval()
     export_onnx(half, tmp_path / "fp16.onnx", weights="weights-fp16.bin")

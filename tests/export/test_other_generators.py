@@ -37,7 +37,7 @@ GREY = Contract(kind="picture", boundaries=True, size_multiple=2, grey=True)
 @pytest.mark.parametrize(
     ("architecture", "contract"),
     [
-        (ZEROS, LABELS),
+        pytest.param(ZEROS, LABELS, marks=pytest.mark.slow),
         pytest.param(UNET, LABELS, marks=pytest.mark.slow),
         (dataclasses.replace(UNET, input_channels=4), GREY),
     ],
@@ -62,6 +62,7 @@ def test_exports_with_parity(
     assert (exported.contract.kind, exported.contract.grey) == (contract.kind, contract.grey)
 
 
+@pytest.mark.slow
 def test_fast_precisions_of_pictures_are_proven_on_drawn_pictures(tmp_path: Path) -> None:
     architecture = dataclasses.replace(ZEROS, input_channels=3)
     checkpoint = tmp_path / "bundle"

@@ -267,8 +267,8 @@ def test_ended_jobs_expire_and_the_end_of_the_gateway_waits_for_no_stream(
 ) -> None:
     with ExitStack() as stack:
         triton = serve_fake(stack, SlowTransport(contract(), 0.05))
-        flags = ("--jobs.folder", tmp_path / "jobs", "--jobs.keep-seconds", "1")
-        gateway = start_gateway(*flags, url=triton.url)
+        flags = ("--jobs.folder", tmp_path / "jobs")
+        gateway = start_gateway(*flags, "--jobs.keep-seconds", "1", url=triton.url)
         with httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as client:
             first = submit(client, zip_of(map_files(1)))
             expires = wait(client, first["id"])["expires"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
@@ -147,6 +148,11 @@ def serve_http2(
     serving.start()
     stack.callback(serving.join)
     stack.callback(end.set)
+    while serving.is_alive():
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        time.sleep(0.05)
     return f"https://127.0.0.1:{port}"
 
 

@@ -29,7 +29,7 @@ from sceneloom_serving.parity import compare
 from sceneloom_training.checkpoint import load_checkpoint
 from sceneloom_training.torch_synthesizer import TorchSynthesizer
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 def test_it_serves_by_its_name(compiled: Path, least_checkpoint: Path) -> None:

@@ -248,6 +248,7 @@ def test_engines_that_are_not_clearly_faster_are_named(bundle: Bundle) -> None:
         assert preferred_to(chosen, rounds, engines=bundle.engines) == others
 
 
+@pytest.mark.slow
 def test_ten_choices_between_equally_fast_engines_are_the_same(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

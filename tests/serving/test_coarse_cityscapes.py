@@ -39,6 +39,7 @@ def write_coarse(root: Path, split: str, count: int) -> None:
         (coarse / f"{stem}_gtCoarse_polygons.json").write_text("{}")
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_from_coarse_maps_to_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "cityscapes"

@@ -154,6 +154,7 @@ def test_requests_of_other_shapes_are_refused(server: EmbeddedServer) -> None:
         client.run_batch(np.zeros((1, 64, 45, 3), np.uint8), None, None)
 
 
+@pytest.mark.slow
 def test_grey_pictures_of_photographs_with_instance_maps(
     grey_server: EmbeddedServer, grey_model: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def published_edges(ids: torch.Tensor) -> torch.Tensor:
     return edge.float()
 
 
+@pytest.mark.slow
 def test_the_served_pictures_are_the_published_ones(shared: Path, tmp_path: Path) -> None:
     labels = len(load_schema("cityscapes").labels)
     architecture = GeneratorArchitecture(

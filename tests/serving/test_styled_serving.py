@@ -313,6 +313,7 @@ def test_one_car_in_three_lines_and_by_one_command(
     assert changed[inside].mean() >= 3 * changed[~inside].mean() > 0
 
 
+@pytest.mark.slow
 def test_a_simulators_frames_become_a_training_set_though_the_command_is_killed(
     url: str, tmp_path: Path
 ) -> None:

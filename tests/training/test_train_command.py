@@ -253,6 +253,7 @@ def test_too_few_samples_are_counted(samples: Path, tmp_path: Path) -> None:
         fit(samples, tmp_path, record={"held_out": 3}, optimizer={"batch": 2, "accumulate": 2})
 
 
+@pytest.mark.slow
 def test_pairs_of_pictures_train_a_model_that_is_exported(tmp_path: Path) -> None:
     data = write_samples(tmp_path / "data", 3, layout="paired")
     fit(

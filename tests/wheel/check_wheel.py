@@ -6,12 +6,14 @@ through `sceneloom gateway`. Then with the other extras: a generator is imported
 exported and served from the wheel's own templates, and a map is rendered through it.
 
     make wheel
+    python tests/wheel/check_wheel.py --borrow    # the last part with this environment's packages
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -103,7 +105,7 @@ print("served from", sceneloom_serving.templates().name, "inside the wheel's pac
 """
 
 
-def main() -> None:
+def main(borrow: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="sceneloom-wheel-") as name:
         folder = Path(name)
         # By way of the sdist, as an index does.
@@ -118,7 +120,11 @@ def main() -> None:
             run(folder / "venv" / "bin" / "sceneloom", name, "--help", cwd=folder)
         install(python, folder, f"{wheel}[gateway]")
         run(python, "-I", "-c", GATEWAY, CHECKOUT / "tests", cwd=folder)
-        install(python, folder, f"{wheel}[train,export,serve,embedded]")
+        if borrow:  # torch and the like, without the checkout: its .pth files are not read
+            (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
+            (packages / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])
+        else:
+            install(python, folder, f"{wheel}[train,export,serve,embedded]")
         run(python, "-I", "-c", WHOLE, cwd=folder)
     print("the wheel works")
 
@@ -135,4 +141,4 @@ def run(*command: str | Path, cwd: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] == ["--borrow"])

@@ -65,6 +65,7 @@ def test_a_plan_that_was_built_after_the_export_may_serve(
     assert said[-1] in ("tensorrt-fp16", "onnxruntime-fp32", "openvino-fp32")
 
 
+@pytest.mark.slow
 def test_a_profile_for_each_batch(exported: Exported, tmp_path: Path) -> None:
     version = shutil.copytree(exported.repository, tmp_path / "bundle") / "synthesis" / "1"
     said = run_python(CODE, version, environment=fake_gpu())

@@ -42,6 +42,7 @@ def test_settings_that_no_run_could_end_well_with(settings: dict[str, Any], said
         StallSettings(**settings)
 
 
+@pytest.mark.slow
 def test_one_run() -> None:
     check(measure(StallSettings(runs=1, rate=160, delay_seconds=0.002)), 1)
 

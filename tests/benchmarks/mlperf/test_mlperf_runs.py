@@ -71,9 +71,8 @@ def test_a_single_stream_and_offline(
     assert noop_server.grpc not in (tmp_path / "mlperf-short.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("share", "valid"), [pytest.param(0.7, True, marks=pytest.mark.slow), (1.3, False)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "valid"), [(0.7, True), (1.3, False)])
 def test_a_server_is_valid_below_its_capacity_and_invalid_above(
     noop_server: NoopServer, share: float, valid: bool
 ) -> None:

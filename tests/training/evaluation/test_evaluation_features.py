@@ -55,6 +55,7 @@ def noise(count: int) -> list[npt.NDArray[np.uint8]]:
     return [rng.integers(0, 256, (64, 128, 3), np.uint8) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_photographs_are_nearer_to_themselves_than_noise(
     street_data: DataSet, judge: ColourSegmenter, network: FeatureNetwork
 ) -> None:

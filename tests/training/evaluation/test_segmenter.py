@@ -64,6 +64,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "s"
 
 
+@pytest.mark.slow
 def test_it_learns_and_comes_back_as_it_was_trained(streets: DataSettings, tmp_path: Path) -> None:
     settings = dataclasses.replace(TINY, epochs=40, balance=0.2, checkpoint_every=80)
     outcome = train_segmenter(streets, settings, tmp_path / "run")
