@@ -101,6 +101,7 @@ def test_the_table_from_nothing_and_again(
     assert commands == []
 
 
+@pytest.mark.slow
 def test_the_table_of_photographs_keeps_none_of_them(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_the_demo_weights_and_their_evaluation_from_nothing(
     assert said["default"]["source"]["weights_sha256"] in text
 
 
+@pytest.mark.slow
 def test_the_styled_model_from_nothing(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

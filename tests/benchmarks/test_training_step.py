@@ -113,6 +113,7 @@ def test_losses_that_are_not_finite_and_missing_runs_agree_with_nothing() -> Non
     assert not compare({PUBLISHED: good, OURS: full})["curves_agree"]
 
 
+@pytest.mark.slow
 def test_report_of_a_tiny_run() -> None:
     small = TrainingStepSettings(
         height=32, width=64, ngf=4, ndf=4, downsamplings=2, blocks=1, samples=2, turns=2, steps=1

@@ -61,6 +61,7 @@ def test_what_precision_means() -> None:
     assert ExportSettings(precision=("fast",)).served == "fast"
 
 
+@pytest.mark.slow
 def test_fast_is_proven_on_maps_of_different_kinds(fast: Exported) -> None:
     references = load_references(fast.repository)
     assert len(references.requests) == 3 + len(KINDS) + 1 >= LEAST_MAPS
@@ -104,6 +105,7 @@ def test_kinds_are_drawn_for_fast_alone_at_a_moderate_size_or_the_smallest_serve
     assert {one.label_map.shape for one in found[2:-1]} == {(16, 32)}
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_serve_is_exact_unless_fast_is_asked_for(
     fast: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -127,6 +129,7 @@ def test_serve_is_exact_unless_fast_is_asked_for(
         assert f"engine={quickest} " in serve.ready
 
 
+@pytest.mark.slow
 @pytest.mark.slow  # wants a machine that does little else
 def test_ten_choices_by_real_engines_are_the_same(
     fast: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,7 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
 
 
+@pytest.mark.slow
 def test_every_norm_is_rewritten_and_nothing_else(styled: Path) -> None:
     before, after = operators(styled.with_name("model.onnx")), operators(styled)
     assert before.count("InstanceNormalization") == 12

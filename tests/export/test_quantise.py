@@ -64,6 +64,7 @@ def good(bad: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "int8.onnx"
 
 
+@pytest.mark.slow
 def test_all_convolutions_but_the_last_are_quantised(good: Path) -> None:
     model = onnx.load(good)
     makers = {name: node.op_type for node in model.graph.node for name in node.output}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_gateway_and_grpc_take_turns(tmp_path: Path) -> None:
     from gateway_cost import Settings, describe, measure

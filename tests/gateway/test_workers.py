@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 from gateways import Gateway, StartGateway, Triton, contract, serve_fake
 from support import run_command
 
@@ -72,6 +73,7 @@ def test_two_workers(
         assert "Traceback" not in gateway.log_path.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_parent(start_gateway: StartGateway) -> None:
     gateway = start_gateway("--workers", "2")
     children = workers_of(gateway)
@@ -80,6 +82,7 @@ def test_workers_end_with_their_parent(start_gateway: StartGateway) -> None:
     assert alive == []
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_end_the_command() -> None:
     flags = ("--triton", "127.0.0.1:1", "--workers", "2", "--listen", "127.0.0.1:0")
     done = run_command("gateway", *flags)

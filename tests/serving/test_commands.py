@@ -75,7 +75,7 @@ def wait_until_gone(processes: list[int]) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("server_too", [False, True])
+@pytest.mark.parametrize("server_too", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_killed_serve_leaves_no_process_and_the_next_one_sweeps(
     exported: Exported,
     server_too: bool,

@@ -121,6 +121,7 @@ def test_a_signal_during_a_restart_ends_serve_at_once(serve: ServeCommand, numbe
     assert not Path(f"/proc/{server}").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_a_render_over_restarts_loses_no_picture(serve: ServeCommand, tmp_path: Path) -> None:
     count = 100
@@ -148,6 +149,7 @@ def test_a_render_over_restarts_loses_no_picture(serve: ServeCommand, tmp_path: 
     assert ended[0] < count  # or nothing was tested
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_a_model_that_hangs_is_noticed(exported: Exported) -> None:
     settings = free_ports(probe_every=0.5, stop_timeout=1)

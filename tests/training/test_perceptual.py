@@ -148,7 +148,7 @@ def assert_same(ours: PerceptualLoss, expected: Callable[[Tensor, Tensor], Tenso
     assert (gradients(ours(a, b), a) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("kind", ["VGG19", "VGG16"])
+@pytest.mark.parametrize("kind", ["VGG19", pytest.param("VGG16", marks=pytest.mark.slow)])
 def test_torchvisions_files_with_their_preprocessing(kind: str, weights: Path, vgg16: Path) -> None:
     path, convolutions = {
         "VGG19": (weights, VGG19_CONVOLUTIONS),

@@ -54,7 +54,13 @@ def run(data: Path, out: Path, **sections: Any) -> None:
     train(resolved(small(data, **{**PARTS, **sections})), out)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+LONG = ("dropout", "float16", "two stages")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one in LONG)) for one in NETWORKS],
+)
 def test_a_run_stopped_after_every_step_gives_the_bits_of_one_that_never_was(
     samples: Path, tmp_path: Path, network: str
 ) -> None:

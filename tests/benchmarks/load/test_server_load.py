@@ -77,6 +77,7 @@ def growth(measured: Measurement) -> float:
     return float(np.median(measured.samples[-1]) / np.median(measured.samples[0]))
 
 
+@pytest.mark.slow
 def test_below_capacity_latency_is_the_delay_and_above_it_grows(
     noop: NoopServer, maps: list[Request]
 ) -> None:
@@ -117,6 +118,7 @@ def test_batches_are_counted_in_pictures(noop: NoopServer, maps: list[Request]) 
     assert 0.4 < measured.figures["rate"].value * DELAY / 4 <= 1
 
 
+@pytest.mark.slow
 def test_the_highest_rate_lies_between_its_probes(noop: NoopServer, maps: list[Request]) -> None:
     with driving(noop, maps) as driver:
         found = find_highest_rate(driver, 2 / DELAY, 1000 * 4 * DELAY, 20, seed=1)
@@ -189,6 +191,7 @@ def test_the_command_from_end_to_end(
     assert str(tmp_path) not in text
 
 
+@pytest.mark.slow
 def test_loads_that_fail_are_marks_and_the_others_stay(tmp_path: Path) -> None:
     repository = write_noop_repository(tmp_path / "r", delay_seconds=DELAY, queue_size=1)
     with NoopServer(repository) as server:

@@ -95,6 +95,7 @@ def test_a_server_is_valid_below_its_capacity_and_invalid_above(
     assert found.load["arrivals"] == "poisson"
 
 
+@pytest.mark.slow
 def test_failed_requests_void_a_run_that_loadgen_finds_valid(tmp_path: Path) -> None:
     repository = write_noop_repository(tmp_path / "noop", queue_size=1, delay_seconds=0.05)
     with NoopServer(repository) as server:
@@ -120,6 +121,7 @@ def test_a_run_without_a_server_says_so(noop_server: NoopServer, plan: LoadGenRu
         run_loadgen(plan, within=0.01)
 
 
+@pytest.mark.slow
 def test_an_answer_from_the_cache_is_an_error(tmp_path: Path) -> None:
     repository = write_noop_repository(tmp_path / "noop", response_cache=True)
     with NoopServer(repository, cache_bytes=1 << 24) as server:
@@ -128,6 +130,7 @@ def test_an_answer_from_the_cache_is_an_error(tmp_path: Path) -> None:
             measure(chosen)
 
 
+@pytest.mark.slow
 def test_maps_that_a_cache_could_answer_are_refused(
     noop_server: NoopServer, tmp_path: Path
 ) -> None:

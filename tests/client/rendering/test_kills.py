@@ -27,7 +27,8 @@ pytestmark = pytest.mark.triton
 
 
 @pytest.mark.parametrize(
-    ("container", "client_kills", "server_kills"), [("folder", 3, 2), ("tar", 2, 0)]
+    ("container", "client_kills", "server_kills"),
+    [("folder", 3, 2), pytest.param("tar", 2, 0, marks=pytest.mark.slow)],
 )
 def test_nothing_is_lost_and_nothing_is_done_twice(
     tmp_path: Path, container: str, client_kills: int, server_kills: int
@@ -67,6 +68,7 @@ def test_a_signal_lets_what_is_under_way_finish(tmp_path: Path) -> None:
     assert compare(maps, pictures, "folder") == {"pictures": 150, "attempts_per_picture": 1.0}
 
 
+@pytest.mark.slow
 def test_two_hundred_maps_at_once_against_a_queue_of_four(tmp_path: Path) -> None:
     maps, pictures = tmp_path / "maps", tmp_path / "pictures"
     write_small_maps(maps, 200)

@@ -118,6 +118,7 @@ class Counting(Listener):
         self.requests += 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray")
 def test_ray_through_a_gateway_gives_what_threads_give(tmp_path: Path, server: NoopServer) -> None:
     setup, threads = Setup(tmp_path, server.grpc, 10), tmp_path / "threads"
@@ -131,6 +132,7 @@ def test_ray_through_a_gateway_gives_what_threads_give(tmp_path: Path, server: N
     assert setup.pictures() == setup.pictures(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray")
 def test_looks_and_copies_are_those_of_threads(tmp_path: Path, start_server: Start) -> None:
     contract = Contract(
@@ -262,6 +264,7 @@ class BrokenSource:
         raise InputError("breaks off")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_ray")
 def test_maps_that_end_every_actor_are_named_and_a_source_that_breaks_off_gives_what_it_had(
     tmp_path: Path, server: NoopServer
