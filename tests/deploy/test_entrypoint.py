@@ -135,6 +135,7 @@ def test_of_a_repository_of_an_older_version_only_the_model_is_served(
     assert [path.name for path in Path(served).iterdir()] == ["synthesis"]
 
 
+@pytest.mark.slow
 def test_the_variant_aoti_is_laid_out_as_two_models(
     container: Container, compiled: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def model(engine_bundle: Path, tmp_path: Path) -> Path:
     return shutil.copytree(engine_bundle, tmp_path / "bundle") / VERSION / "model.onnx"
 
 
+@pytest.mark.slow
 def test_the_record_and_the_pictures(compiled: Path, least_checkpoint: Path) -> None:
     version = compiled / VERSION
     record = read_record(version / "model.pt2")
@@ -78,6 +79,7 @@ def test_the_record_and_the_pictures(compiled: Path, least_checkpoint: Path) -> 
     assert len({picture.tobytes() for picture in pictures}) == 3
 
 
+@pytest.mark.slow
 def test_other_sizes_and_batches_are_refused_not_computed(compiled: Path) -> None:
     """The compiled code would read beyond its inputs."""
     with AotiSynthesizer(compiled / VERSION / "model.pt2") as engine:
@@ -88,6 +90,7 @@ def test_other_sizes_and_batches_are_refused_not_computed(compiled: Path) -> Non
             engine.run_batch(np.stack([labels] * 2), np.stack([instances] * 2), None)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_another_torch_and_another_cpu_are_refused(version: Path) -> None:
     package = version / "model.pt2"
     record, blob = read_record(package), bytearray(package.read_bytes())
@@ -112,6 +115,7 @@ def test_a_changed_byte_another_torch_and_another_cpu_are_refused(version: Path)
         AotiSynthesizer(package)
 
 
+@pytest.mark.slow
 def test_verify_checks_the_package_of_the_variant(compiled: Path, tmp_path: Path) -> None:
     repository = shutil.copytree(compiled, tmp_path / "repository")
     package = repository / VERSION / "model.pt2"
@@ -137,6 +141,7 @@ def test_verify_checks_the_package_of_the_variant(compiled: Path, tmp_path: Path
         verify_repository(repository, "aoti")
 
 
+@pytest.mark.slow
 def test_it_is_one_of_the_engines_of_its_bundle(compiled: Path, engine_bundle: Path) -> None:
     version = compiled / VERSION
     assert unavailable(ENGINES["aoti-fp32"], version) is None
@@ -147,6 +152,7 @@ def test_it_is_one_of_the_engines_of_its_bundle(compiled: Path, engine_bundle: P
     assert verify_repository(compiled) == verify_repository(compiled, "embedded")
 
 
+@pytest.mark.slow
 def test_a_package_that_fits_is_kept(version: Path) -> None:
     model, said = version / "model.onnx", list[str]()
     settings = PlanSettings(runtime="aoti", precision="fp32", timed_runs=3)

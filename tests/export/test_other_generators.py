@@ -39,7 +39,7 @@ GREY = Contract(kind="picture", boundaries=True, size_multiple=2, grey=True)
     [
         pytest.param(ZEROS, LABELS, marks=pytest.mark.slow),
         pytest.param(UNET, LABELS, marks=pytest.mark.slow),
-        (dataclasses.replace(UNET, input_channels=4), GREY),
+        pytest.param(dataclasses.replace(UNET, input_channels=4), GREY, marks=pytest.mark.slow),
     ],
     ids=["zeros", "unet", "unet-of-pictures"],
 )

@@ -55,6 +55,7 @@ class Said(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.slow
 def test_pytorch_alone_from_the_command_line_to_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
