@@ -301,10 +301,17 @@ class EmbeddedServer:
                     self.golden_difference = check_golden(synthesizer, self._golden)
                     self.engine = synthesizer.engine
                     self.difference, self.fast = synthesizer.difference, synthesizer.fast
+                for address in (self.http, self.metrics):  # Triton opens them after gRPC's
+                    host, _, port = address.rpartition(":")
+                    socket.create_connection((host, int(port)), timeout=5).close()
                 # Its children are the stubs that run the model.
                 self.model_processes = [p.pid for p in psutil.Process(self.pid).children()]
                 return
-            except (errors.ServerUnavailableError, errors.DeadlineExceededError):
+            except (
+                errors.ServerUnavailableError,
+                errors.DeadlineExceededError,
+                ConnectionRefusedError,
+            ):
                 continue
 
 
